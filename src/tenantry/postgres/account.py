@@ -1,0 +1,142 @@
+"""The operating-system user that a local server runs as.
+
+PostgreSQL refuses to run as root. Where we are root, its programs run as ``nobody``; and because ``nobody`` may write
+in the server's folder, everything that happens in there happens as ``nobody`` too: a link planted there can't lead root
+astray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import select
+import signal
+import stat
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenantry.errors import ServerUnsuitable
+
+UNPRIVILEGED = "nobody"
+
+# Nothing else is handed on: PGHOST and its like would mislead the programs, and the rest may hold secrets.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who runs the server: ourselves, or ``nobody`` where we are root."""
+
+    uid: int
+    gid: int
+    is_other: bool
+
+    @classmethod
+    def choose(cls) -> Account:
+        """The account for servers that this process starts.
+
+        Raises:
+            ServerUnsuitable: we are root and there is no unprivileged user.
+        """
+        if os.geteuid() != 0:
+            return cls(os.geteuid(), os.getegid(), is_other=False)
+        try:
+            entry = pwd.getpwnam(UNPRIVILEGED)
+        except KeyError:
+            raise ServerUnsuitable(
+                f"PostgreSQL does not run as root, and there is no user '{UNPRIVILEGED}' to run it",
+                hint="run Tenantry as an ordinary user, or name a running server by its DSN",
+            ) from None
+        return cls(entry.pw_uid, entry.pw_gid, is_other=True)
+
+    def run(
+        self, *argv: str | Path, cwd: Path | str = "/", text: str = "", seconds: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program as this account, without a shell; its exit code is for the caller to judge.
+
+        Args:
+            argv: the program and its arguments.
+            cwd: the working directory; the account need not be able to walk there.
+            text: what the program reads from its standard input.
+            seconds: how long it may take; None: for ever.
+        """
+        return subprocess.run(
+            [str(part) for part in argv],
+            cwd=cwd,
+            input=text,
+            timeout=seconds,
+            env=self._environment(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            user=self.uid if self.is_other else None,
+            group=self.gid if self.is_other else None,
+            extra_groups=[] if self.is_other else None,
+        )
+
+    def can_enter(self, folder: Path) -> bool:
+        """Whether the account can walk into a folder, through all of its parents."""
+        return not self.is_other or self.run("test", "-x", folder).returncode == 0
+
+    def kill(self, pid: int) -> None:
+        """Kill one of the account's processes and its children (SIGKILL), and wait until they are gone.
+
+        Nothing happens to a process of another user.
+        """
+        self._signal(signal.SIGSTOP, pid)  # a stopped parent has no more children
+        family = [pid, *_children(pid)]
+        self._signal(signal.SIGKILL, *family)
+        for member in family:
+            _wait_for_end(member)
+
+    def _signal(self, number: signal.Signals, *pids: int) -> None:
+        self.run("sh", "-c", 'kill "$@"', "sh", f"-{number.value}", *(str(pid) for pid in pids))
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        return {"PATH": "/usr/bin:/bin", **kept, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def owned_folder(path: Path, mode: int) -> Path:
+    """Make a folder for shared things, or make sure that nobody else can have put something there.
+
+    Raises:
+        OSError: it can't be made, is a link, belongs to another user, or others may write in it.
+    """
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{path} must be a folder that only this user can write to")
+    path.chmod(mode)
+    return path
+
+
+def _children(pid: int) -> list[int]:
+    """Processes whose parent is ``pid``; empty where there is no /proc: there they notice by themselves."""
+    found = []
+    for stat_file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # "pid (name) state parent ...": the name may hold anything, also brackets
+            if int(stat_file.read_text(errors="replace").rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat_file.parent.name))
+    return found
+
+
+def _wait_for_end(pid: int, seconds: float = 30.0) -> None:
+    """Wait until a killed process is gone, or a zombie."""
+    with contextlib.suppress(ProcessLookupError):
+        if hasattr(os, "pidfd_open"):
+            handle = os.pidfd_open(pid)
+            try:
+                select.select([handle], [], [], seconds)
+            finally:
+                os.close(handle)
+            return
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            os.kill(pid, 0)
+            time.sleep(0.01)

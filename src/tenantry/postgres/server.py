@@ -1,0 +1,373 @@
+"""A PostgreSQL server of one's own: for tests, for development, for the demo.
+
+    with LocalServer() as server:
+        psycopg.connect(server.dsn())
+
+It works as any user, root included, several side by side, on Linux and macOS. Only this machine reaches it, and only
+with a password, or as the same user through its socket.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+from psycopg.conninfo import make_conninfo
+
+from tenantry.errors import InUse, InvalidInput, ServerUnreachable, ServerUnsuitable
+from tenantry.postgres.account import Account
+from tenantry.postgres.binaries import Binaries
+from tenantry.postgres.cluster import Cluster
+from tenantry.postgres.watchdog import Watchdog
+
+_T = TypeVar("_T")
+
+StopMode = Literal["smart", "fast", "immediate"]
+
+DEFAULTS: Mapping[str, str] = {
+    "jit": "off",
+    "lc_messages": "C",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+    "log_timezone": "UTC",
+    "max_connections": "100",
+    "max_prepared_transactions": "0",
+    "max_replication_slots": "10",
+    "max_wal_senders": "10",
+    "shared_buffers": "32MB",
+    "timezone": "UTC",
+    "unix_socket_permissions": "0700",
+    "wal_level": "logical",
+}
+
+# For data that may be lost when the machine fails. A server that is only killed loses nothing that was committed.
+THROWAWAY: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "256MB"}
+
+_OURS = frozenset({"listen_addresses", "port", "unix_socket_directories"})
+_PATIENCE = 60.0
+# Below the range from which systems give ports to outgoing connections: what was free stays free.
+_PORTS = range(20000, 32768)
+_PORT_TAKEN = "could not bind"
+# What PostgreSQL says while processes of a killed server are still about to end.
+_LINGERING = ("pre-existing shared memory block", "lock file")
+
+
+@dataclass(frozen=True)
+class _Postmaster:
+    """What a running server wrote into ``postmaster.pid``."""
+
+    pid: int
+    port: int
+    socket: str
+    address: str
+
+
+class LocalServer:
+    """A PostgreSQL server that this process starts.
+
+    Args:
+        directory: where to keep its data between starts; made if it is not there. If a server runs there already, it is
+            used as it runs. None: a temporary folder, removed at :meth:`stop`, at the end of the process, and when the
+            process is killed.
+        binaries: PostgreSQL's programs; None: the installation that the data belongs to, else :meth:`Binaries.find`.
+        port: None: the one of the last start, else a free one.
+        settings: of PostgreSQL, by name; they win over ``DEFAULTS``.
+        listen_tcp: also listen on 127.0.0.1, with SCRAM; else on the socket alone.
+
+    Attributes:
+        binaries: the programs in use; known after :meth:`start`.
+        port: known after :meth:`start`.
+
+    Raises:
+        ServerUnsuitable: we are root and there is no unprivileged user to run it.
+        InvalidInput: a setting that is not for the caller to choose.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        binaries: Binaries | None = None,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        listen_tcp: bool = True,
+    ) -> None:
+        refused = _OURS & {name.lower() for name in settings or {}}
+        if refused:
+            raise InvalidInput(f"{', '.join(sorted(refused))}: chosen by LocalServer", hint="use its own arguments")
+        self._directory = None if directory is None else Path(directory)
+        self._account = Account.choose()
+        self._wanted_binaries = binaries
+        self._wanted_port = port
+        self._settings = {**DEFAULTS, **(settings or {})}
+        self._listen_tcp = listen_tcp
+        self._cluster: Cluster | None = None
+        self._postmaster: _Postmaster | None = None
+        self._watchdog: Watchdog | None = None
+        self._is_ours = False
+        self._binaries: Binaries | None = None
+
+    @property
+    def directory(self) -> Path:
+        """The folder that holds everything of this server."""
+        return self._started(self._cluster).home
+
+    @property
+    def binaries(self) -> Binaries:
+        """The programs in use."""
+        return self._started(self._binaries)
+
+    @property
+    def port(self) -> int:
+        """The port: part of the socket's name, and of the TCP address if the server listens there."""
+        return self._started(self._postmaster).port
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server runs now; asks its socket, not our memory."""
+        return self._cluster is not None and _find(self._cluster) is not None
+
+    def start(self) -> Self:
+        """Start the server and wait until it answers; does nothing if it runs.
+
+        Raises:
+            MissingDependency: there are no PostgreSQL programs.
+            ServerUnsuitable: the data belongs to another major version, or the programs don't run.
+            ServerUnreachable: the server does not start; ``where`` has the end of its log.
+            InvalidInput: the directory can't be used.
+            InUse: a server runs there on another port than the one asked for.
+        """
+        try:
+            cluster = self._cluster or self._open()
+            with cluster.locked():
+                self._start_in(cluster)
+        except BaseException:
+            if self._directory is None:
+                self.stop("immediate")
+            raise
+        return self
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop the server, also one that ran before; a temporary one is removed. Does nothing if it does not run.
+
+        Args:
+            mode: as ``pg_ctl``'s: ``smart`` waits for the clients, ``fast`` disconnects them, ``immediate`` is a crash.
+
+        Raises:
+            ServerUnreachable: it does not stop within a minute.
+        """
+        if self._cluster is None:
+            return
+        self._shut_down(self._cluster, mode)
+        if self._directory is None:
+            self._cluster.remove()
+            self._cluster = self._postmaster = None
+            atexit.unregister(self._stop_at_exit)
+            if self._watchdog is not None:
+                self._watchdog.dismiss()
+                self._watchdog = None
+
+    def crash(self) -> None:
+        """Kill every process of the server (SIGKILL). The data stays, and :meth:`start` recovers it."""
+        postmaster = _find(self._cluster) if self._cluster is not None else None
+        if self._cluster is None or postmaster is None:
+            return
+        self._account.kill(postmaster.pid)
+        # Until somebody reaps it, the dead process keeps its number, and PostgreSQL would believe that it lives.
+        name = f"{self._cluster.socket}/.s.PGSQL.{postmaster.port}"
+        self._cluster.run("rm", "-f", "data/postmaster.pid", name, f"{name}.lock")
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        """Stop and start, with the data and on the same port; ``mode`` as in :meth:`stop`."""
+        if self._cluster is not None:
+            self._shut_down(self._cluster, mode)
+        self.start()
+
+    def dsn(
+        self, dbname: str = "postgres", user: str = "postgres", *, tcp: bool = False, password: str | None = None
+    ) -> str:
+        """How to connect, as a conninfo string.
+
+        Args:
+            dbname: the database.
+            user: the role. ``postgres`` is the superuser: it needs no password on the socket, and its own is in the
+                string for TCP. Every other role needs the password that it was given.
+            tcp: through 127.0.0.1 instead of the socket.
+            password: of ``user``.
+
+        Raises:
+            InvalidInput: the server does not listen on TCP.
+            ServerUnreachable: it has not been started.
+        """
+        postmaster, cluster = self._started(self._postmaster), self._started(self._cluster)
+        if tcp and not postmaster.address:
+            raise InvalidInput("this server does not listen on TCP", hint="start it with listen_tcp=True")
+        if tcp and password is None and user == "postgres":
+            password = cluster.password
+        host = postmaster.address if tcp else postmaster.socket
+        known = {"password": password} if password is not None else {}
+        return make_conninfo("", host=host, port=postmaster.port, dbname=dbname, user=user, **known)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the server, unless it ran before we came."""
+        if self._is_ours:
+            self.stop()
+
+    def _open(self) -> Cluster:
+        cluster = self._cluster = Cluster(self._directory, self._account)
+        if cluster.is_temporary:
+            atexit.register(self._stop_at_exit, os.getpid())
+        return cluster
+
+    def _start_in(self, cluster: Cluster) -> None:
+        self._binaries = self._choose_binaries(cluster)
+        running = _find(cluster)
+        if running is None:
+            self._set_up(cluster, self._binaries)
+            self._launch(cluster, self._binaries)
+        elif self._wanted_port not in (None, running.port):
+            raise InUse(
+                f"a server runs there already, on port {running.port}",
+                where=str(cluster.home),
+                hint="use that port, or stop the server first",
+            )
+        else:
+            self._postmaster = running
+
+    def _choose_binaries(self, cluster: Cluster) -> Binaries:
+        major, chosen = cluster.major, self._wanted_binaries
+        if chosen is None and major is not None:
+            chosen = next((b for b in Binaries.find_all() if b.major == major), None)
+        if chosen is None:
+            chosen = Binaries.find()
+        if major not in (None, chosen.major):
+            raise ServerUnsuitable(
+                f"the data belongs to PostgreSQL {major}; these programs are {chosen.text}",
+                where=str(cluster.home),
+                hint=f"set TENANTRY_PG_BIN to the programs of PostgreSQL {major}, or name another directory",
+            )
+        return chosen.runnable_by(self._account)
+
+    def _set_up(self, cluster: Cluster, binaries: Binaries) -> None:
+        if cluster.is_temporary and self._watchdog is None and sys.executable:
+            user = (self._account.uid, self._account.gid) if self._account.is_other else None
+            self._watchdog = Watchdog(binaries.tool("pg_ctl"), cluster.data, user=user, folders=cluster.folders)
+        if cluster.major is None:
+            cluster.initialise(binaries, sync=self._settings.get("fsync", "on") not in ("off", "false", "no", "0"))
+        cluster.make_socket()
+
+    def _launch(self, cluster: Cluster, binaries: Binaries) -> None:
+        until = time.monotonic() + _PATIENCE / 4
+        pg_ctl, patience = binaries.tool("pg_ctl"), f"{_PATIENCE:.0f}"
+        while True:
+            port, is_fixed = self._choose_port(cluster)
+            cluster.configure({**self._settings, **self._where_to_listen(cluster, port)})
+            cluster.rotate_log()
+            done = cluster.run(pg_ctl, "start", "-D", "data", "-l", "log", "-w", "-t", patience)
+            if done.returncode == 0:
+                break
+            log = cluster.log_end()
+            if time.monotonic() > until or not self._may_try_again(log, is_fixed):
+                cluster.run(pg_ctl, "stop", "-D", "data", "-m", "immediate")
+                raise _does_not_start(cluster, log or done.stderr, port)
+        self._postmaster = _find(cluster)
+        self._is_ours = True
+        cluster.port = port
+
+    def _choose_port(self, cluster: Cluster) -> tuple[int, bool]:
+        """The port, and whether no other will do."""
+        known = self._wanted_port or cluster.port
+        if known is not None:
+            return known, True
+        return _free_port(), False
+
+    def _where_to_listen(self, cluster: Cluster, port: int) -> dict[str, str]:
+        folder = str(cluster.socket).replace('"', '""')
+        address = "127.0.0.1" if self._listen_tcp else ""
+        return {"listen_addresses": address, "port": str(port), "unix_socket_directories": f'"{folder}"'}
+
+    @staticmethod
+    def _may_try_again(log: str, port_is_fixed: bool) -> bool:
+        if any(words in log for words in _LINGERING):
+            time.sleep(0.1)  # nothing tells us when they have ended
+            return True
+        return _PORT_TAKEN in log and not port_is_fixed
+
+    def _shut_down(self, cluster: Cluster, mode: StopMode) -> None:
+        if _find(cluster) is None or self._binaries is None:
+            return
+        done = cluster.run(
+            self._binaries.tool("pg_ctl"), "stop", "-D", "data", "-m", mode, "-w", "-t", f"{_PATIENCE:.0f}"
+        )
+        if done.returncode != 0 and _find(cluster) is not None:
+            raise ServerUnreachable(
+                f"the local server does not stop: {done.stderr.strip()}",
+                where=str(cluster.log),
+                hint="close the connections to it, or stop it with mode 'immediate'",
+            )
+
+    def _stop_at_exit(self, pid: int) -> None:
+        if os.getpid() == pid:  # not in a forked child
+            with contextlib.suppress(ServerUnreachable):
+                self.stop("immediate")
+
+    @staticmethod
+    def _started(value: _T | None) -> _T:
+        if value is None:
+            raise ServerUnreachable("the local server has not been started", hint="call start(), or use it in a 'with'")
+        return value
+
+
+def _find(cluster: Cluster) -> _Postmaster | None:
+    """The server that runs on this data. Its number may have gone to another process; its socket can't lie."""
+    try:
+        lines = (cluster.data / "postmaster.pid").read_text().splitlines()
+        found = _Postmaster(int(lines[0]), int(lines[3]), lines[4].strip(), lines[5].strip())
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(f"{found.socket}/.s.PGSQL.{found.port}")
+        except BlockingIOError:
+            return found
+        except OSError:
+            return None
+    return found
+
+
+def _free_port() -> int:
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerUnreachable(
+        f"there is no free port from {_PORTS.start} to {_PORTS.stop - 1}", hint="name one with port=..."
+    )
+
+
+def _does_not_start(cluster: Cluster, log: str, port: int) -> ServerUnreachable:
+    lines = log.strip().splitlines()
+    reasons = [line for line in lines if "FATAL" in line or "PANIC" in line]
+    hint = "the log says why; remove the directory to begin afresh if its data is of no value"
+    if _PORT_TAKEN in log:
+        hint = f"stop what listens on port {port}, or use another: port=..., or remove {cluster.home / 'port'}"
+    return ServerUnreachable(
+        f"the local server does not start: {(reasons or lines or ['no answer'])[-1]}",
+        where="\n".join([f"{cluster.log}, its last lines:", *lines]),
+        hint=hint,
+    )
