@@ -12,6 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help
 help:  ## This list
@@ -41,7 +42,7 @@ lint: $(READY)  ## Style, types, floors, sizes, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tools.async_to_sync --check
 	$(BIN)/python -m tools.bounds
 
