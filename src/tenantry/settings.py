@@ -1,0 +1,97 @@
+"""The one settings object: ``tenantry.toml`` in the working directory, then ``TENANTRY_*`` in the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from tenantry.errors import InvalidSettings
+
+CONFIG_FILE = "tenantry.toml"
+
+
+class Settings(BaseSettings):
+    """What a process of Tenantry needs to know; everything else is in the catalog."""
+
+    model_config = SettingsConfigDict(env_prefix="TENANTRY_", toml_file=CONFIG_FILE, extra="forbid", frozen=True)
+
+    catalog: SecretStr = Field(description="DSN of the catalog for the application: a role that only reads.")
+    control: SecretStr | None = Field(
+        default=None, description="DSN of the catalog for the control plane: only where operators work."
+    )
+    shared_tables: tuple[str, ...] = Field(
+        default=(), description="Tables without the tenant column that all tenants may read (reference data)."
+    )
+    template: str | None = Field(
+        default=None,
+        description="Where the application's tables come from: 'sql:FOLDER', 'sqlalchemy:MODULE:METADATA' or "
+        "'alembic:FILE'.",
+    )
+    token_seconds: int = Field(default=60, ge=5, le=600, description="How long a minted token may be used, seconds.")
+    pool_size: int = Field(default=10, ge=1, le=1000, description="Connections per database and process.")
+    pool_budget: int = Field(default=50, ge=1, description="Connections of this process to all databases together.")
+    cache_size: int = Field(default=50_000, ge=1, description="Tenants that the view of the catalog keeps.")
+    stale_seconds: float = Field(
+        default=30.0, gt=0, description="How old a cached tenant may be while notifications are lost, seconds."
+    )
+    connect_seconds: float = Field(default=5.0, gt=0, description="How long to wait for a server to answer, seconds.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, the environment over the file."""
+        toml = Path(os.environ.get("TENANTRY_CONFIG", CONFIG_FILE))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=toml)
+
+    @property
+    def control_dsn(self) -> str:
+        """The control plane's DSN of the catalog in clear.
+
+        Raises:
+            InvalidSettings: it is not set in this process.
+        """
+        if self.control is None:
+            raise InvalidSettings(
+                "setting 'control' is missing",
+                where=os.environ.get("TENANTRY_CONFIG", CONFIG_FILE),
+                hint="an operator's process needs it: set TENANTRY_CONTROL to the DSN that 'tenantry init' printed",
+            )
+        return self.control.get_secret_value()
+
+    @property
+    def catalog_dsn(self) -> str:
+        """The catalog's DSN in clear."""
+        return self.catalog.get_secret_value()
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process.
+
+    Args:
+        overrides: values that win over the environment and the file.
+
+    Raises:
+        InvalidSettings: a value is missing or wrong; the message names it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise InvalidSettings(
+            f"setting '{name}': {first['msg']}",
+            where=os.environ.get("TENANTRY_CONFIG", CONFIG_FILE),
+            hint=f"set '{name}' there or TENANTRY_{name.upper()} in the environment; 'tenantry init' writes a first file",
+        ) from None
+    except ValueError as error:
+        raise InvalidSettings(f"{CONFIG_FILE} can't be read: {error}", where=str(Path.cwd())) from None
