@@ -1,0 +1,1 @@
+"""The catalog: the database that knows all tenants, plans, shards, placements and operations."""

@@ -1,0 +1,77 @@
+"""Rows of the catalog as the vocabulary's frozen data. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from tenantry.model import (
+    BindingMode,
+    House,
+    Isolation,
+    KeyType,
+    Placement,
+    Plan,
+    Shard,
+    ShardState,
+    Tenant,
+    TenantState,
+    parse_key,
+)
+
+
+def house(row: Mapping[str, Any]) -> House:
+    """The one row of ``house``."""
+    return House(KeyType(row["key_type"]), row["tenant_column"], row["app_schema"])
+
+
+def plan(row: Mapping[str, Any]) -> Plan:
+    """A row of ``plans``."""
+    return Plan(
+        name=row["name"],
+        isolation=Isolation(row["isolation"]),
+        weight=row["weight"],
+        limits=MappingProxyType(row["limits"]),
+        features=MappingProxyType(row["features"]),
+        warm=row["warm"],
+        grace=row["grace"],
+    )
+
+
+def shard(row: Mapping[str, Any]) -> Shard:
+    """A row of ``shards``."""
+    return Shard(
+        name=row["name"],
+        dsn=row["dsn"],
+        state=ShardState(row["state"]),
+        binding=BindingMode(row["binding"]),
+        dedicated=row["dedicated"],
+        created_at=row["created_at"],
+    )
+
+
+def tenant(row: Mapping[str, Any], key_type: KeyType) -> Tenant:
+    """A row of ``library_tenants``."""
+    return Tenant(
+        id=row["id"],
+        key=parse_key(row["key"], key_type),
+        slug=row["slug"],
+        name=row["name"],
+        plan=row["plan"],
+        state=TenantState(row["state"]),
+        placement=placement(row),
+        created_at=row["created_at"],
+    )
+
+
+def placement(row: Mapping[str, Any]) -> Placement | None:
+    """The placement in a row of ``library_tenants``; None while the tenant has none."""
+    if row["epoch"] is None:
+        return None
+    return Placement(row["shard"], row["database"], row["schema"], Isolation(row["isolation"]), row["epoch"])
+
+
+def limits(value: Mapping[str, str]) -> Sequence[str]:
+    """A plan's limits as the flat array of names and values that databases store."""
+    return [part for name in sorted(value) for part in (name, value[name])]

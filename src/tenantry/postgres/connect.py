@@ -1,0 +1,108 @@
+"""Connections of the control plane, with errors that say what to do."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tenantry.errors import InvalidInput, ServerUnreachable, ServerUnsuitable
+from tenantry.postgres.versions import OLDEST_MAJOR, is_supported, shown_version
+
+APPLICATION_NAME = "tenantry"
+
+
+def parse_dsn(dsn: str) -> dict[str, Any]:
+    """The parameters of a DSN (URL or key=value).
+
+    Raises:
+        InvalidInput: it can't be parsed. The message does not repeat it, because it may hold a password.
+    """
+    try:
+        return conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise InvalidInput(
+            "the DSN can't be parsed", hint="use postgresql://USER:PASSWORD@HOST:PORT/DATABASE or key=value pairs"
+        ) from None
+
+
+def merge_dsn(dsn: str, **changes: Any) -> str:
+    """The DSN with some parameters replaced; a value of None removes the parameter."""
+    parameters = {**parse_dsn(dsn), **changes}
+    return make_conninfo("", **{name: value for name, value in parameters.items() if value is not None})
+
+
+def shown_dsn(dsn: str) -> str:
+    """Where a DSN points, without secrets: ``user@host:port/database``."""
+    p = parse_dsn(dsn)
+    user = p.get("user") or getpass.getuser()
+    return f"{user}@{p.get('host') or 'local socket'}:{p.get('port') or 5432}/{p.get('dbname') or user}"
+
+
+async def connect(dsn: str, *, seconds: float = 5.0, autocommit: bool = True, **changes: Any) -> AsyncConnection:
+    """Open a connection of the control plane.
+
+    Args:
+        dsn: where to.
+        seconds: how long to wait for the server.
+        autocommit: as psycopg's.
+        changes: parameters of the DSN to replace, for instance ``dbname``.
+
+    Raises:
+        ServerUnreachable: no answer, or the login is refused.
+        ServerUnsuitable: the server is older than PostgreSQL 15.
+    """
+    conninfo = _conninfo(dsn, seconds, changes)
+    try:
+        conn = await AsyncConnection.connect(conninfo, autocommit=autocommit)
+    except psycopg.OperationalError as error:
+        raise _unreachable(conninfo, error) from None
+    try:
+        check_version(conn, conninfo)
+    except ServerUnsuitable:
+        await conn.close()
+        raise
+    return conn
+
+
+def connect_sync(dsn: str, *, seconds: float = 5.0, autocommit: bool = True, **changes: Any) -> Connection:
+    """The same for code that runs in a thread."""
+    conninfo = _conninfo(dsn, seconds, changes)
+    try:
+        conn = Connection.connect(conninfo, autocommit=autocommit)
+    except psycopg.OperationalError as error:
+        raise _unreachable(conninfo, error) from None
+    try:
+        check_version(conn, conninfo)
+    except ServerUnsuitable:
+        conn.close()
+        raise
+    return conn
+
+
+def check_version(conn: AsyncConnection[Any] | Connection[Any], dsn: str) -> None:
+    """Refuse a server that is too old.
+
+    Raises:
+        ServerUnsuitable: it is older than PostgreSQL 15.
+    """
+    if not is_supported(conn.info.server_version):
+        raise ServerUnsuitable(
+            f"the server is PostgreSQL {shown_version(conn.info.server_version)}; {OLDEST_MAJOR} or later is needed",
+            where=shown_dsn(dsn),
+            hint="upgrade the server, or name another one",
+        )
+
+
+def _conninfo(dsn: str, seconds: float, changes: dict[str, Any]) -> str:
+    changes.setdefault("application_name", APPLICATION_NAME)
+    changes.setdefault("connect_timeout", max(2, round(seconds)))
+    return merge_dsn(dsn, **changes)
+
+
+def _unreachable(dsn: str, error: psycopg.OperationalError) -> ServerUnreachable:
+    reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+    return ServerUnreachable(f"can't connect: {reason}", where=shown_dsn(dsn))
