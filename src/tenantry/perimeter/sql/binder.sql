@@ -1,0 +1,235 @@
+-- What every database that holds tenants gets. Names in double braces are filled in from the house's settings:
+-- key_type, and decode: the expression that turns a code into a key.
+-- Owner of everything here is tenantry_sec, which nobody can become.
+
+-- schemas --
+CREATE SCHEMA IF NOT EXISTS tenantry AUTHORIZATION tenantry_sec;
+CREATE SCHEMA IF NOT EXISTS tenantry_priv AUTHORIZATION tenantry_sec;
+REVOKE ALL ON SCHEMA tenantry, tenantry_priv FROM PUBLIC;
+GRANT USAGE ON SCHEMA tenantry TO tenantry_app, tenantry_owner, tenantry_operator, tenantry_admin;
+GRANT USAGE ON SCHEMA tenantry_priv TO tenantry_admin;
+
+-- tables --
+CREATE TABLE IF NOT EXISTS tenantry_priv.signing_keys (
+  kid       text PRIMARY KEY,
+  ipad      bytea NOT NULL CHECK (length(ipad) = 64),
+  opad      bytea NOT NULL CHECK (length(opad) = 64),
+  not_after timestamptz NOT NULL
+);
+CREATE TABLE IF NOT EXISTS tenantry_priv.seal_key (
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  ipad      bytea NOT NULL CHECK (length(ipad) = 64),
+  opad      bytea NOT NULL CHECK (length(opad) = 64)
+);
+CREATE TABLE IF NOT EXISTS tenantry.plans (
+  name   text PRIMARY KEY,
+  limits text[] NOT NULL DEFAULT '{}'
+);
+CREATE TABLE IF NOT EXISTS tenantry.residents (
+  code   text PRIMARY KEY CHECK (code ~ '^[0-9a-z]+$'),
+  tenant {{key_type}} NOT NULL UNIQUE,
+  epoch  bigint NOT NULL CHECK (epoch > 0),
+  state  text NOT NULL CHECK (state IN ('open', 'suspended', 'moved')),
+  schema text NOT NULL,
+  plan   text NOT NULL REFERENCES tenantry.plans
+);
+ALTER TABLE tenantry_priv.signing_keys OWNER TO tenantry_sec;
+ALTER TABLE tenantry_priv.seal_key OWNER TO tenantry_sec;
+ALTER TABLE tenantry.plans OWNER TO tenantry_sec;
+ALTER TABLE tenantry.residents OWNER TO tenantry_sec;
+REVOKE ALL ON tenantry_priv.signing_keys, tenantry_priv.seal_key, tenantry.plans, tenantry.residents FROM PUBLIC;
+GRANT SELECT, INSERT, UPDATE, DELETE ON tenantry.plans, tenantry.residents TO tenantry_admin;
+
+-- hmac_v1 --
+-- HMAC-SHA256 (RFC 2104) as hex, with the pads of the key made beforehand: no extension is needed.
+CREATE OR REPLACE FUNCTION tenantry_priv.hmac_v1(ipad bytea, opad bytea, message text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN encode(sha256(opad || sha256(ipad || convert_to(message, 'UTF8'))), 'hex');
+
+-- pad_v1 --
+-- A key XORed with a constant byte, filled up to the block size of SHA-256 (RFC 2104).
+CREATE OR REPLACE FUNCTION tenantry_priv.pad_v1(key bytea, mask int) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  block bytea := decode(repeat('00', 64), 'hex');
+BEGIN
+  IF length(key) NOT BETWEEN 32 AND 64 THEN
+    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'tenantry: a signing key must have 32 to 64 bytes';
+  END IF;
+  FOR n IN 0..63 LOOP
+    block := set_byte(block, n, (CASE WHEN n < length(key) THEN get_byte(key, n) ELSE 0 END) # mask);
+  END LOOP;
+  RETURN block;
+END $$;
+
+-- add_key_v1 --
+CREATE OR REPLACE FUNCTION tenantry_priv.add_key_v1(new_kid text, key bytea, expires timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO tenantry_priv.signing_keys AS k (kid, ipad, opad, not_after)
+  VALUES (new_kid, tenantry_priv.pad_v1(key, 54), tenantry_priv.pad_v1(key, 92), expires)
+  ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = excluded.not_after;
+END $$;
+
+-- drop_key_v1 --
+CREATE OR REPLACE FUNCTION tenantry_priv.drop_key_v1(old_kid text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  DELETE FROM tenantry_priv.signing_keys WHERE kid = old_kid;
+END;
+
+-- new_seal_v1 --
+-- Signed mode: the key of the per-transaction seal never leaves the database.
+CREATE OR REPLACE FUNCTION tenantry_priv.new_seal_v1() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  key bytea := sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+BEGIN
+  INSERT INTO tenantry_priv.seal_key (ipad, opad)
+  VALUES (tenantry_priv.pad_v1(key, 54), tenantry_priv.pad_v1(key, 92)) ON CONFLICT DO NOTHING;
+END $$;
+
+-- unbound_v1 --
+CREATE OR REPLACE FUNCTION tenantry.unbound_v1() RETURNS {{key_type}}
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+BEGIN
+  RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'tenantry: no tenant is bound to this transaction',
+    HINT = 'Run the statement inside a tenant scope, in a transaction that Tenantry began.';
+END $$;
+
+-- bind_v1 --
+-- Verify a token and bind its tenant to this transaction. It must be the first statement.
+-- No SET clause: it has to leave search_path set for the transaction. So every name and operator here is qualified, and
+-- no part of the token is cast before the code over all of it has been found right.
+CREATE OR REPLACE FUNCTION tenantry.bind_v1(token text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE AS $$
+DECLARE
+  ok boolean;
+  code pg_catalog.text := pg_catalog.split_part(token, '.', 3);
+  bound pg_catalog.text;
+  resident_epoch bigint;
+  resident_state pg_catalog.text;
+  resident_schema pg_catalog.text;
+  limits pg_catalog.text[];
+BEGIN
+  SELECT pg_catalog.sha256(pg_catalog.convert_to(tenantry_priv.hmac_v1(k.ipad, k.opad,
+           pg_catalog.concat(pg_catalog.left(token, -65), '|', pg_catalog.current_database(), '|', session_user)), 'UTF8'))
+         OPERATOR(pg_catalog.=) pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.right(token, 64), 'UTF8')),
+         r.epoch, r.state, r.schema, p.limits
+    INTO ok, resident_epoch, resident_state, resident_schema, limits
+    FROM tenantry_priv.signing_keys k
+    LEFT JOIN tenantry.residents r ON r.code OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 3)
+    LEFT JOIN tenantry.plans p ON p.name OPERATOR(pg_catalog.=) r.plan
+   WHERE k.kid OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 2)
+     AND pg_catalog.now() OPERATOR(pg_catalog.<) k.not_after;
+  IF ok THEN  -- now() is the start of the transaction: a token does not expire in its middle; pid 0 is any backend
+    ok := pg_catalog.date_part('epoch', pg_catalog.now())
+            OPERATOR(pg_catalog.<) pg_catalog.split_part(token, '.', 4)::pg_catalog.float8
+      AND (pg_catalog.split_part(token, '.', 5) OPERATOR(pg_catalog.=) '0'
+           OR pg_catalog.split_part(token, '.', 5) OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()::pg_catalog.text);
+  END IF;
+  IF ok IS NOT TRUE THEN
+    RAISE EXCEPTION USING ERRCODE = '42501',
+      MESSAGE = 'tenantry: the tenant token is missing, malformed, expired or not valid for this session';
+  END IF;
+  bound := tenantry_priv.bound_v1();
+  IF bound OPERATOR(pg_catalog.<>) '' AND bound OPERATOR(pg_catalog.<>) code THEN
+    RAISE EXCEPTION USING ERRCODE = '25001',
+      MESSAGE = 'tenantry: this transaction is already bound to another tenant';
+  END IF;
+  IF resident_state IS NULL OR resident_state OPERATOR(pg_catalog.=) 'moved'
+     OR (pg_catalog.split_part(token, '.', 7) OPERATOR(pg_catalog.<>) '0'
+         AND pg_catalog.split_part(token, '.', 7)::bigint OPERATOR(pg_catalog.<>) resident_epoch) THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = 'tenantry: the tenant does not live here at this epoch';
+  END IF;
+  IF resident_state OPERATOR(pg_catalog.=) 'suspended' THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'tenantry: the tenant is suspended';
+  END IF;
+  -- What SQL in an earlier transaction may have left on this pooled backend. Prepared statements that drivers make by
+  -- the protocol have from_sql = false and pass.
+  IF EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() s WHERE s.from_sql)
+     OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable)
+     OR pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN003',
+      MESSAGE = 'tenantry: the backend carries prepared statements, holdable cursors or temporary objects made by SQL',
+      HINT = 'Discard this connection.';
+  END IF;
+  RESET ALL;
+  PERFORM pg_catalog.set_config('search_path',
+                                pg_catalog.concat(pg_catalog.quote_ident(resident_schema), ', pg_temp'), true);
+  FOR n IN 1 .. coalesce(pg_catalog.cardinality(limits), 0) BY 2 LOOP
+    PERFORM pg_catalog.set_config(limits[n], limits[n OPERATOR(pg_catalog.+) 1], true);
+  END LOOP;
+  PERFORM tenantry_priv.seal_v1(code);
+  IF pg_catalog.split_part(token, '.', 6) OPERATOR(pg_catalog.=) 'ro' THEN
+    PERFORM pg_catalog.set_config('transaction_read_only', 'on', true);
+  END IF;
+  RETURN resident_epoch;
+END $$;
+
+-- sealed_bound_v1 --
+-- The code that this transaction is bound to, or ''. A value without the prefix (a superuser's own) binds nobody.
+CREATE OR REPLACE FUNCTION tenantry_priv.bound_v1() RETURNS text
+LANGUAGE sql STABLE
+RETURN split_part(current_setting('backtrace_functions'), 'tenantry_', 2);
+
+-- sealed_seal_v1 --
+CREATE OR REPLACE FUNCTION tenantry_priv.seal_v1(code text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_catalog.set_config('backtrace_functions', pg_catalog.concat('tenantry_', code), true);
+END $$;
+
+-- sealed_current_tenant_v1 --
+-- A body in standard SQL is parsed when it is made, so the caller's search_path can't reach it, and the planner inlines it.
+CREATE OR REPLACE FUNCTION tenantry.current_tenant_v1() RETURNS {{key_type}}
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce({{decode_sealed}}, tenantry.unbound_v1());
+
+-- signed_bound_v1 --
+-- The seal carries the transaction's start: a copy of it is worth nothing in any other transaction.
+CREATE OR REPLACE FUNCTION tenantry_priv.bound_v1() RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+DECLARE
+  seal pg_catalog.text := pg_catalog.current_setting('tenantry.seal', true);
+  code pg_catalog.text := pg_catalog.split_part(seal, '.', 1);
+  good boolean;
+BEGIN
+  IF seal IS NULL OR seal OPERATOR(pg_catalog.=) '' THEN
+    RETURN '';
+  END IF;
+  SELECT pg_catalog.sha256(pg_catalog.convert_to(tenantry_priv.hmac_v1(k.ipad, k.opad, tenantry_priv.claim_v1(code)), 'UTF8'))
+         OPERATOR(pg_catalog.=) pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.split_part(seal, '.', 2), 'UTF8'))
+    INTO good FROM tenantry_priv.seal_key k;
+  RETURN CASE WHEN good THEN code ELSE '' END;
+END $$;
+
+-- signed_claim_v1 --
+CREATE OR REPLACE FUNCTION tenantry_priv.claim_v1(code text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN concat(code, '|', extract(epoch FROM now())::text, '|', current_database(), '|', session_user);
+
+-- signed_seal_v1 --
+CREATE OR REPLACE FUNCTION tenantry_priv.seal_v1(code text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_catalog.set_config('tenantry.seal', pg_catalog.concat(code, '.',
+            tenantry_priv.hmac_v1(k.ipad, k.opad, tenantry_priv.claim_v1(code))), true)
+    FROM tenantry_priv.seal_key k;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'tenantry: this database has no seal key',
+      HINT = 'Run: tenantry perimeter apply';
+  END IF;
+END $$;
+
+-- signed_current_tenant_v1 --
+CREATE OR REPLACE FUNCTION tenantry.current_tenant_v1() RETURNS {{key_type}}
+LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE AS $$
+DECLARE
+  code pg_catalog.text := tenantry_priv.bound_v1();
+BEGIN
+  IF code OPERATOR(pg_catalog.=) '' THEN
+    RETURN tenantry.unbound_v1();
+  END IF;
+  RETURN {{decode_code}};
+END $$;

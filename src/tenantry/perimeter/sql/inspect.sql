@@ -1,0 +1,155 @@
+-- What stands in a server and a database, as far as the perimeter cares. $schemas are the application's schemas.
+
+-- roles --
+SELECT rolname AS name, rolcanlogin AS login, rolsuper AS superuser, rolbypassrls AS bypassrls,
+       rolcreaterole AS createrole, rolcreatedb AS createdb, rolreplication AS replication, rolinherit AS inherit
+  FROM pg_catalog.pg_roles WHERE rolname LIKE 'tenantry\_%'
+
+-- memberships --
+SELECT m.rolname AS member, r.rolname AS role
+  FROM pg_catalog.pg_auth_members a
+  JOIN pg_catalog.pg_roles m ON m.oid = a.member JOIN pg_catalog.pg_roles r ON r.oid = a.roleid
+ WHERE m.rolname LIKE 'tenantry\_%' OR r.rolname LIKE 'tenantry\_%'
+
+-- role_settings --
+SELECT coalesce(r.rolname, '') AS role, coalesce(d.datname, '') AS database, s.setconfig AS settings
+  FROM pg_catalog.pg_db_role_setting s
+  LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+ WHERE (r.rolname LIKE 'tenantry\_%' OR r.rolname IS NULL)
+   AND (d.datname = current_database() OR d.datname IS NULL)
+
+-- seal_grants --
+SELECT g.grantee::regrole::text AS grantee, g.privilege_type AS privilege
+  FROM pg_catalog.pg_parameter_acl p, aclexplode(p.paracl) g
+ WHERE p.parname = 'backtrace_functions'
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = g.grantee AND r.rolsuper)
+
+-- server --
+SELECT current_setting('server_version_num')::int AS version, current_database() AS database,
+       (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) AS superuser,
+       current_setting('max_prepared_transactions')::int AS prepared_transactions,
+       current_setting('log_parameter_max_length')::int AS log_parameters,
+       current_setting('log_parameter_max_length_on_error')::int AS log_parameters_on_error
+
+-- database_grants --
+SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END AS grantee, g.privilege_type AS privilege
+  FROM pg_catalog.pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) g
+ WHERE d.datname = current_database() AND g.grantee <> d.datdba
+
+-- schema_grants --
+SELECT n.nspname AS schema, CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END AS grantee,
+       g.privilege_type AS privilege
+  FROM pg_catalog.pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) g
+ WHERE (n.nspname = ANY (%(schemas)s) OR n.nspname IN ('public', 'tenantry', 'tenantry_priv'))
+   AND g.grantee <> n.nspowner
+
+-- binder_functions --
+SELECT n.nspname || '.' || p.proname AS name, r.rolname AS owner, md5(pg_get_functiondef(p.oid)) AS body,
+       coalesce(obj_description(p.oid, 'pg_proc'), '') AS comment,
+       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END
+                FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g
+               WHERE g.grantee <> p.proowner ORDER BY 1) AS executors
+  FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
+ WHERE n.nspname IN ('tenantry', 'tenantry_priv')
+
+-- binder_tables --
+SELECT n.nspname || '.' || c.relname AS name, r.rolname AS owner,
+       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END || ' ' || g.privilege_type
+                FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) g
+               WHERE g.grantee <> c.relowner ORDER BY 1) AS grants
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+ WHERE n.nspname IN ('tenantry', 'tenantry_priv') AND c.relkind = 'r'
+
+-- open_functions --
+SELECT p.oid::regprocedure::text AS name
+  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = 'pg_catalog'
+   AND (p.proname = ANY (%(names)s) OR p.proname ~ '^(lo_|lo(creat|read|write)|lowrite)'
+        OR p.proname ~ '^pg_(try_)?advisory_(xact_)?lock' OR p.proname ~ '^pg_stat_get_xact_'
+        OR p.proname ~ '^pg_stat_get_backend_')
+   AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g WHERE g.grantee = 0)
+ ORDER BY 1
+
+-- open_views --
+SELECT c.oid::regclass::text AS name
+  FROM pg_catalog.pg_class c
+ WHERE (c.oid IN ('pg_catalog.pg_largeobject_metadata'::regclass, 'pg_catalog.pg_db_role_setting'::regclass,
+                  'pg_catalog.pg_stat_activity'::regclass, 'pg_catalog.pg_locks'::regclass)
+        OR c.relname IN ('pg_stat_statements', 'pg_stat_statements_info'))
+   AND EXISTS (SELECT FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) g WHERE g.grantee = 0)
+ ORDER BY 1
+
+-- keys --
+SELECT count(*) AS signing, (SELECT count(*) FROM tenantry_priv.seal_key) AS seal FROM tenantry_priv.signing_keys
+
+-- relations --
+SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, r.rolname AS owner,
+       c.relrowsecurity AS rls, c.relforcerowsecurity AS forced,
+       c.relispartition OR EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS child,
+       coalesce('security_invoker=true' = ANY (c.reloptions) OR 'security_invoker=on' = ANY (c.reloptions), false)
+         AS invoker,
+       a.attnum IS NOT NULL AS has_tenant, coalesce(a.attnotnull, false) AS tenant_not_null,
+       format_type(a.atttypid, NULL) AS tenant_type,
+       pg_get_expr(d.adbin, d.adrelid) AS tenant_default,
+       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END || ' ' || g.privilege_type
+                FROM aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) g
+               WHERE g.grantee <> c.relowner
+               UNION
+              SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END || ' column ' || g.privilege_type
+                FROM pg_catalog.pg_attribute b, aclexplode(b.attacl) g
+               WHERE b.attrelid = c.oid AND b.attacl IS NOT NULL AND g.grantee <> c.relowner
+               ORDER BY 1) AS grants
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = %(column)s AND NOT a.attisdropped
+       AND a.attnum > 0
+  LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+ WHERE n.nspname = ANY (%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
+                    WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+ ORDER BY 1, 2
+
+-- policies --
+SELECT n.nspname AS schema, c.relname AS table, p.polname AS name, p.polpermissive AS permissive, p.polcmd AS command,
+       p.polroles = '{0}' AS for_all, pg_get_expr(p.polqual, p.polrelid) AS using,
+       pg_get_expr(p.polwithcheck, p.polrelid) AS check
+  FROM pg_catalog.pg_policy p
+  JOIN pg_catalog.pg_class c ON c.oid = p.polrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = ANY (%(schemas)s)
+
+-- indexes --
+SELECT n.nspname AS schema, c.relname AS table, x.relname AS name, i.indisunique AS unique, i.indisprimary AS primary,
+       i.indisexclusion AS exclusion,
+       a.attnum = ANY (i.indkey::int2[]) AS has_tenant, i.indkey[0] = a.attnum AS leads
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = %(column)s AND NOT a.attisdropped
+ WHERE n.nspname = ANY (%(schemas)s) AND c.relkind IN ('r', 'p')
+ ORDER BY 1, 2, 3
+
+-- foreign_keys --
+SELECT n.nspname AS schema, c.relname AS table, k.conname AS name, f.relname AS target,
+       EXISTS (SELECT FROM unnest(k.conkey, k.confkey) AS u (here, there)
+                JOIN pg_catalog.pg_attribute h ON h.attrelid = k.conrelid AND h.attnum = u.here AND h.attname = %(column)s
+                JOIN pg_catalog.pg_attribute t ON t.attrelid = k.confrelid AND t.attnum = u.there AND t.attname = %(column)s)
+         AS has_tenant
+  FROM pg_catalog.pg_constraint k
+  JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE k.contype = 'f' AND n.nspname = ANY (%(schemas)s)
+   AND EXISTS (SELECT FROM pg_catalog.pg_attribute t
+                WHERE t.attrelid = k.confrelid AND t.attname = %(column)s AND NOT t.attisdropped)
+ ORDER BY 1, 2, 3
+
+-- definer_functions --
+SELECT p.oid::regprocedure::text AS name, r.rolname AS owner, r.rolsuper OR r.rolbypassrls AS bypasses,
+       coalesce(p.proconfig::text ~ 'search_path', false) AS has_path
+  FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
+ WHERE p.prosecdef AND n.nspname = ANY (%(schemas)s)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
+                    WHERE e.classid = 'pg_catalog.pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')
+ ORDER BY 1
