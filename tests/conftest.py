@@ -1,0 +1,20 @@
+"""What every test can use. Fixtures live in ``tests/fixtures``, one file per subject."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+pytest_plugins = ["tests.fixtures.servers"]
+
+# A property that talks to a database takes as long as it takes; CI must fail for a reason that anybody can repeat.
+settings.register_profile("tenantry", deadline=None, max_examples=50, derandomize="CI" in os.environ)
+settings.load_profile("tenantry")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Tests marked ``anyio`` run on asyncio: psycopg knows no other loop."""
+    return "asyncio"
