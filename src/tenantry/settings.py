@@ -91,7 +91,7 @@ def load(**overrides: Any) -> Settings:
         raise InvalidSettings(
             f"setting '{name}': {first['msg']}",
             where=os.environ.get("TENANTRY_CONFIG", CONFIG_FILE),
-            hint=f"set '{name}' there or TENANTRY_{name.upper()} in the environment; 'tenantry init' writes a first file",
+            hint=f"set it there or as TENANTRY_{name.upper()} in the environment; 'tenantry init' writes a first file",
         ) from None
     except ValueError as error:
         raise InvalidSettings(f"{CONFIG_FILE} can't be read: {error}", where=str(Path.cwd())) from None

@@ -17,7 +17,7 @@ FRESH_SECONDS = 600.0
 ABSENT_SECONDS = 2.0
 
 Name = tuple[str, Hashable]
-"""How a tenant was asked for: ``("slug", "acme")``, ``("key", 7)``, ``("domain", "shop.example")``, ``("id", uuid)``."""
+"""How a tenant was asked for: ``("slug", "acme")``, ``("key", 7)``, ``("domain", "a.example")``, ``("id", uuid)``."""
 
 
 class TenantCache:

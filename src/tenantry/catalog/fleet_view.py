@@ -1,4 +1,4 @@
-"""What a view knows of the whole fleet: the house, all plans and shards, and the key that signs. Few rows, kept whole."""
+"""What a view knows of the whole fleet: the house, all plans and shards, the key that signs. Few rows, kept whole."""
 
 from __future__ import annotations
 

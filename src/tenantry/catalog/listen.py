@@ -1,4 +1,4 @@
-"""One thread per process that hears what changes in the catalog (PostgreSQL: NOTIFY), for sync and async views alike."""
+"""One thread per process that hears what changes in the catalog (PostgreSQL: NOTIFY), for sync and async views."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Listener:
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=3,
+            tcp_user_timeout=10_000,
         )
         self._heard = heard
         self._changed = changed

@@ -173,7 +173,9 @@ class AsyncCatalogView:
             house=rows.house(houses[0]),
             plans=MappingProxyType({row["name"]: rows.plan(row) for row in await self._rows(_SQL["plans"])}),
             shards=MappingProxyType({row["name"]: rows.shard(row) for row in shards}),
-            logins=MappingProxyType({row["name"]: Login(row["role"], row["password"]) for row in shards if row["role"]}),
+            logins=MappingProxyType(
+                {row["name"]: Login(row["role"], row["password"]) for row in shards if row["role"]}
+            ),
             active_key=ActiveKey(keys[0]["kid"], keys[0]["key"]) if keys else None,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
@@ -95,7 +95,7 @@ async def _run(conn: AsyncConnection[Any], change: Change) -> None:
         try:
             async with conn.transaction():
                 await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-                await conn.execute(cast(LiteralString, change.sql))
+                await conn.execute(change.sql)
             return
         except psycopg.Error as error:
             # Roles and parameters belong to the whole server: somebody else may be changing the same row.

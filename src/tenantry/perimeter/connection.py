@@ -4,13 +4,14 @@
 a bare one. The token is a bind parameter and never part of a statement's text.
 
 psycopg begins every transaction of its own (implicit ones, ``connection.transaction()``, two-phase) through
-``_exec_command``; that is the one method replaced here. A ``BEGIN`` that the application sends as SQL binds nothing, and
-the database refuses what follows.
+``_exec_command``; that is the one method replaced here. A ``BEGIN`` that the application sends as SQL binds nothing,
+and the database refuses what follows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -29,7 +30,9 @@ from tenantry.errors import (
 )
 
 if TYPE_CHECKING:
-    from psycopg._connection_base import BaseConnection as _Base
+    from psycopg._connection_base import BaseConnection
+
+    _Base = BaseConnection[Any]
 else:
     _Base = object
 
@@ -55,7 +58,7 @@ Guard = Callable[[], None]
 """Raises :class:`CrossedTenants` when the caller's scope is not the one that the connection was taken for."""
 
 
-class BoundConnectionMixin(_Base[Any]):
+class BoundConnectionMixin(_Base):
     """What the sync and the async connection share. It does no I/O of its own."""
 
     _mint: Mint | None = None
@@ -91,7 +94,8 @@ class BoundConnectionMixin(_Base[Any]):
 
     def _get_tx_start_command(self) -> bytes:
         command = super()._get_tx_start_command()
-        return command if b" READ " in command.replace(b"ISOLATION LEVEL READ", b"") else command + b" READ WRITE"
+        # A default_transaction_read_only that injected SQL has left behind can't be undone from inside.
+        return command if self.read_only is not None else command + b" READ WRITE"
 
     def _begin_bound(self, begin: bytes) -> PQGen[None]:
         assert self._mint is not None
@@ -125,9 +129,9 @@ class BoundConnectionMixin(_Base[Any]):
         """Inside ``connection.pipeline()``: psycopg sends and reads; errors appear at its next synchronisation."""
         pipeline = self._pipeline
         assert pipeline is not None
-        for command, parameters in ((begin, None), (BIND, [token])):
-            pipeline.command_queue.append(lambda c=command, p=parameters: self.pgconn.send_query_params(c, p))
-            pipeline.result_queue.append(None)
+        pipeline.command_queue.append(partial(self.pgconn.send_query_params, begin, None))
+        pipeline.command_queue.append(partial(self.pgconn.send_query_params, BIND, [token]))
+        pipeline.result_queue.extend((None, None))
         yield from pipeline._communicate_gen()
 
     def _refuse(self, failed: Any) -> PQGen[None]:

@@ -35,11 +35,11 @@ class Finding:
 
 
 _ROLES = {
-    OWNER: dict(login=False, inherit=False),
-    SEC: dict(login=False, inherit=False),
-    APP: dict(login=True, inherit=False),
-    OPERATOR: dict(login=True, inherit=False, bypassrls=True),
-    ADMIN: dict(login=True, inherit=True, bypassrls=True, createdb=True, replication=True),
+    OWNER: {"login": False, "inherit": False},
+    SEC: {"login": False, "inherit": False},
+    APP: {"login": True, "inherit": False},
+    OPERATOR: {"login": True, "inherit": False, "bypassrls": True},
+    ADMIN: {"login": True, "inherit": True, "bypassrls": True, "createdb": True, "replication": True},
 }
 _FLAGS = ("login", "superuser", "bypassrls", "createrole", "createdb", "replication", "inherit")
 _MEMBERS = {(ADMIN, OWNER)}
@@ -111,7 +111,7 @@ def plan_database(facts: DatabaseFacts, house: House, mode: BindingMode, schemas
         why = "they tell of other sessions, act on them, or leave something behind"
         changes.append(Change(f"{len(facts.open_functions)} functions of PostgreSQL", why, sql.rstrip()))
     for name in facts.open_views:
-        changes.append(Change(name, "tells of other sessions", f"REVOKE ALL ON {name} FROM PUBLIC;"))
+        changes += [Change(name, "tells of other sessions", f"REVOKE ALL ON {name} FROM PUBLIC;")]
     if mode is BindingMode.SIGNED and facts.seal_keys == 0:
         changes.append(Change("seal key", "signed mode needs one", "SELECT tenantry_priv.new_seal_v1();"))
     return changes
@@ -208,14 +208,15 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-_RESERVED = frozenset(
-    "all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create"
-    " current_user default deferrable desc distinct do else end except false fetch for foreign from grant group having"
-    " in initially intersect into lateral leading limit localtime not null offset on only or order placing primary"
-    " references returning select session_user some symmetric table then to trailing true union unique user using"
-    " variadic when where window with authorization binary collation concurrently cross freeze full ilike inner is"
-    " isnull join left like natural notnull outer overlaps right similar tablesample verbose".split()
-)
+_RESERVED_WORDS = """
+    all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create
+    current_user default deferrable desc distinct do else end except false fetch for foreign from grant group having
+    in initially intersect into lateral leading limit localtime not null offset on only or order placing primary
+    references returning select session_user some symmetric table then to trailing true union unique user using
+    variadic when where window with authorization binary collation concurrently cross freeze full ilike inner is
+    isnull join left like natural notnull outer overlaps right similar tablesample verbose
+"""
+_RESERVED = frozenset(_RESERVED_WORDS.split())
 
 
 def quoted(*names: Any) -> str:

@@ -166,7 +166,7 @@ def _find_keys(facts: SchemaFacts, house: House) -> Iterable[Finding]:
             yield Finding(name, what, fix, "medium")
     for row in facts.foreign_keys:
         if not row["has_tenant"]:
-            what = f"the foreign key {row['name']} to {row['target']} ignores {column}: rows may refer to another tenant's"
+            what = f"the foreign key {row['name']} ignores {column}: rows may refer to another tenant's"
             fix = f"replace it by FOREIGN KEY ({column}, ...) REFERENCES {row['target']} ({column}, ...)"
             yield Finding(quoted(row["schema"], row["table"]), what, fix)
 

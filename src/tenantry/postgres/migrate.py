@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources.abc import Traversable
-from typing import LiteralString, cast
 
 from psycopg import AsyncConnection, sql
 
@@ -88,7 +87,7 @@ async def apply(conn: AsyncConnection, schema: str, migrations: Sequence[Migrati
             ).format(name)
         )
         rows = await conn.execute(sql.SQL("SELECT number, checksum FROM {}.migrations").format(name))
-        applied = dict(await rows.fetchall())
+        applied: dict[int, str] = dict(await rows.fetchall())
         _compare(schema, applied, migrations)
         pending = [migration for migration in migrations if migration.number not in applied]
         for migration in pending:
@@ -117,7 +116,7 @@ async def _run(conn: AsyncConnection, schema: str, migration: Migration) -> None
     name = sql.Identifier(schema)
     async with conn.transaction():
         await conn.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(name))
-        await conn.execute(cast(LiteralString, migration.sql))
+        await conn.execute(migration.sql)
         await conn.execute(
             sql.SQL("INSERT INTO {}.migrations (number, name, checksum) VALUES (%s, %s, %s)").format(name),
             (migration.number, migration.name, migration.checksum),
