@@ -16,7 +16,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help
 help:  ## This list
-	@sed -nE 's/^([a-z-]+):.*  ## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or later is needed: install it, or run 'make PYTHON=/path/to/python3.11 ...'" >&2; exit 1; fi
