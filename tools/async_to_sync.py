@@ -29,7 +29,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PAIRS: tuple[tuple[str, str], ...] = (("src/tenantry/catalog/view_async.py", "src/tenantry/catalog/view.py"),)
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("src/tenantry/catalog/view_async.py", "src/tenantry/catalog/view.py"),
+    ("src/tenantry/routing/pools_async.py", "src/tenantry/routing/pools.py"),
+    ("src/tenantry/routing/router_async.py", "src/tenantry/routing/router.py"),
+)
 """Source and twin, from the root of the repository."""
 
 NAMES = {
@@ -218,10 +222,12 @@ def _ruff(arguments: list[str], text: str, target: Path) -> str:
 
 
 def check(source: Path, target: Path, root: Path = ROOT) -> str:
-    """The difference between the twin as it is and as it should be; empty if there is none."""
-    now = target.read_text("utf-8") if target.exists() else ""
+    """How the twin differs from what it should be, or that it is missing; empty if all is well."""
     want = generate(source, target, root)
     name = target.relative_to(root).as_posix()
+    if not target.exists():
+        return f"{name} does not exist"
+    now = target.read_text("utf-8")
     lines = difflib.unified_diff(now.splitlines(True), want.splitlines(True), f"{name} (now)", f"{name} (generated)")
     return "".join(lines)
 

@@ -155,10 +155,13 @@ def test_check_is_silent_about_a_true_twin(files: tuple[Path, Path]) -> None:
     assert async_to_sync.check(*files, root=files[0].parent) == ""
 
 
-@pytest.mark.parametrize("stale", [None, "", TWIN.replace("time.sleep(1)", "time.sleep(2)")])
-def test_check_shows_what_differs(files: tuple[Path, Path], stale: str | None) -> None:
-    if stale is not None:
-        files[1].write_text(stale)
+def test_check_says_that_a_twin_is_missing(files: tuple[Path, Path]) -> None:
+    assert async_to_sync.check(*files, root=files[0].parent) == "w.py does not exist"
+
+
+@pytest.mark.parametrize("stale", ["", TWIN.replace("time.sleep(1)", "time.sleep(2)")])
+def test_check_shows_what_differs(files: tuple[Path, Path], stale: str) -> None:
+    files[1].write_text(stale)
     assert "+    time.sleep(1)" in async_to_sync.check(*files, root=files[0].parent)
 
 
