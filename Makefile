@@ -20,9 +20,12 @@ help:  ## This list
 
 $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or later is needed: install it, or run 'make PYTHON=/path/to/python3.11 ...'" >&2; exit 1; fi
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11" >&2; exit 1; }
-	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv || \
-	    { echo "$(PYTHON) can't make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "$(PYTHON) is not a Python of at least 3.11" >&2; exit 1; }
+	@# Debian keeps ensurepip in a package of its own; where it is missing, an installed pip can do its work.
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv 2>/dev/null || \
+	    { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python .venv/bin/python install --quiet pip; } || \
+	    { rm -rf .venv; echo "$(PYTHON) can't make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
