@@ -128,7 +128,7 @@ def test_a_trusted_host_that_is_missing_or_doubtful_is_refused(values: tuple[str
         (None,),
         (Chain(Path()),),
     ],
-    ids=lambda resolvers: ascii(resolvers)[:30],
+    ids=["nothing", "one place twice", "a class", "a function", "a name", "None", "a chain"],
 )
 def test_what_can_not_be_asked_is_refused_when_the_chain_is_made(resolvers: tuple[Header, ...]) -> None:
     with pytest.raises(InvalidInput):
