@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     token_seconds: int = Field(default=60, ge=5, le=600, description="How long a minted token may be used, seconds.")
     pool_size: int = Field(default=10, ge=1, le=1000, description="Connections per database and process.")
     pool_budget: int = Field(default=50, ge=1, description="Connections of this process to all databases together.")
+    pooler: bool = Field(
+        default=False, description="A transaction-level pooler (PgBouncer) stands between this process and the shards."
+    )
     cache_size: int = Field(default=50_000, ge=1, description="Tenants that the view of the catalog keeps.")
     stale_seconds: float = Field(
         default=30.0, gt=0, description="How old a cached tenant may be while notifications are lost, seconds."

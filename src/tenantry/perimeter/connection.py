@@ -176,5 +176,5 @@ class BoundConnection(BoundConnectionMixin, Connection[TupleRow]):
     """A sync psycopg connection whose transactions are bound to a tenant."""
 
 
-class BoundAsyncConnection(BoundConnectionMixin, AsyncConnection[TupleRow]):
+class AsyncBoundConnection(BoundConnectionMixin, AsyncConnection[TupleRow]):
     """An async psycopg connection whose transactions are bound to a tenant."""

@@ -1,0 +1,128 @@
+"""What the sync and the async router share. It does no I/O: it turns a tenant and the view's data into a way to go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tenantry.catalog.fleet_view import ActiveKey, FleetView
+from tenantry.context import Scope, current_scope, current_tenant
+from tenantry.errors import CrossedTenants, ShardNotFound, TenantDeleted, TenantNotReady, TenantSuspended
+from tenantry.model import Isolation, Mode, Placement, Tenant, TenantState
+from tenantry.perimeter.token import Signer
+from tenantry.postgres.connect import merge_dsn
+from tenantry.settings import Settings, load
+
+OWN_DATABASE_CONNECTIONS = 4
+"""The most connections of one process to a database that a tenant has for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A database that an application's process connects to."""
+
+    shard: str
+    database: str
+    role: str
+    dsn: str = field(repr=False)
+    size: int
+
+    @property
+    def name(self) -> str:
+        """For messages: ``shard/database``."""
+        return f"{self.shard}/{self.database}"
+
+
+class RouterCore:
+    """The decisions of a router.
+
+    Args:
+        settings: of this process; None: ``tenantry.toml`` and the environment.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or load()
+        self._signers: tuple[ActiveKey, Signer] | None = None
+
+    def target(self, tenant: Tenant, fleet: FleetView) -> Target:
+        """The database where a tenant lives, with the application's login.
+
+        Raises:
+            TenantNotReady, TenantSuspended, TenantDeleted: it may not work now.
+            ShardNotFound: the view does not know the shard, or its login.
+        """
+        placement = admitted(tenant)
+        shard = fleet.shard(placement.shard)
+        login = fleet.logins.get(shard.name)
+        if login is None:
+            raise ShardNotFound(
+                f"the shard {shard.name!r} has no login for the application", hint="run 'tenantry perimeter apply'"
+            )
+        dsn = merge_dsn(
+            shard.dsn,
+            dbname=placement.database,
+            user=login.role,
+            password=login.password,
+            application_name="tenantry",
+            connect_timeout=max(2, round(self.settings.connect_seconds)),
+        )
+        own = placement.isolation is Isolation.DATABASE
+        size = min(OWN_DATABASE_CONNECTIONS, self.settings.pool_size) if own else self.settings.pool_size
+        return Target(shard.name, placement.database, login.role, dsn, size)
+
+    def mint(self, tenant: Tenant, target: Target, mode: Mode, fleet: FleetView) -> Callable[[int], str]:
+        """What makes a token for each transaction, given the backend's process id."""
+        key = fleet.signing_key()
+        if self._signers is None or self._signers[0] != key:
+            self._signers = key, Signer(key.kid, key.key, self.settings.token_seconds)
+        signer = self._signers[1]
+        code, epoch = tenant.code, admitted(tenant).epoch
+        database, role, pooler = target.database, target.role, self.settings.pooler
+
+        def mint(pid: int) -> str:
+            return signer.mint(code, database, role, mode=mode, epoch=epoch, pid=0 if pooler else pid)
+
+        return mint
+
+    def scope(self, tenant: Tenant | None, mode: Mode | None) -> Scope:
+        """The scope that a transaction is for: the one given, or the current one.
+
+        Raises:
+            NoTenant: neither is there.
+            CrossedTenants: a tenant is given inside the scope of another.
+        """
+        current = current_scope()
+        if tenant is None:
+            tenant = current_tenant()
+        elif current is not None and current.tenant.id != tenant.id:
+            raise CrossedTenants("a transaction of one tenant was asked for in the scope of another")
+        wanted = mode or (current.mode if current is not None else Mode.READ_WRITE)
+        if current is not None and current.mode is Mode.READ_ONLY:
+            wanted = Mode.READ_ONLY
+        return Scope(tenant, wanted)
+
+
+def admitted(tenant: Tenant) -> Placement:
+    """The placement of a tenant that may work now.
+
+    Raises:
+        TenantNotReady, TenantSuspended, TenantDeleted: it may not.
+    """
+    if tenant.state is TenantState.SUSPENDED:
+        raise TenantSuspended(f"the tenant {tenant.slug!r} is suspended")
+    if tenant.state in (TenantState.DELETING, TenantState.DELETED):
+        raise TenantDeleted(f"the tenant {tenant.slug!r} is deleted")
+    if tenant.placement is None or tenant.state is TenantState.PROVISIONING:
+        raise TenantNotReady(f"the tenant {tenant.slug!r} is still being provisioned")
+    return tenant.placement
+
+
+def guard(tenant: Tenant) -> Callable[[], None]:
+    """What refuses a statement of this tenant's connection in the scope of another tenant."""
+
+    def check() -> None:
+        scope = current_scope()
+        if scope is not None and scope.tenant.id != tenant.id:
+            raise CrossedTenants("a connection of one tenant was used in the scope of another")
+
+    return check

@@ -1,0 +1,168 @@
+"""The router: finds a tenant, and begins a transaction that is bound to it where it lives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+import psycopg
+
+from tenantry.catalog.view_async import AsyncCatalogView
+from tenantry.context import tenant_scope
+from tenantry.errors import InvalidInput, TenantMoved
+from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
+from tenantry.perimeter.connection import AsyncBoundConnection
+from tenantry.resolve import Claim, ClaimKind
+from tenantry.routing.core import RouterCore, admitted, guard
+from tenantry.routing.pools_async import AsyncPools
+from tenantry.settings import Settings
+
+_ATTEMPTS = 4
+
+
+class AsyncRouter(RouterCore):
+    """Leads an application's transactions to where its tenants live. One per process.
+
+    It opens at its first use; ``await router.open()`` at the start of the application shows a wrong setting earlier.
+
+    Args:
+        settings: of this process; None: ``tenantry.toml`` and the environment.
+
+    Raises:
+        InvalidSettings: a setting is missing or wrong.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.view = AsyncCatalogView(
+            self.settings.catalog_dsn,
+            cache_size=self.settings.cache_size,
+            stale_seconds=self.settings.stale_seconds,
+            connect_seconds=self.settings.connect_seconds,
+        )
+        self.pools = AsyncPools(
+            budget=self.settings.pool_budget, seconds=self.settings.connect_seconds, pooler=self.settings.pooler
+        )
+
+    async def open(self) -> Self:
+        """Connect to the catalog. Calls after the first do nothing.
+
+        Raises:
+            ServerUnreachable: the catalog does not answer.
+        """
+        await self.view.open()
+        return self
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.pools.close()
+        await self.view.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def find(
+        self,
+        slug: str | None = None,
+        *,
+        key: TenantKey | None = None,
+        domain: str | None = None,
+        tenant_id: UUID | None = None,
+    ) -> Tenant:
+        """The tenant with this slug, key, domain or id: exactly one of them is given.
+
+        Raises:
+            TenantNotFound: there is none.
+            InvalidSlug, InvalidKey: the value can't name one.
+        """
+        given = [name for name in (slug, key, domain, tenant_id) if name is not None]
+        if len(given) != 1:
+            raise InvalidInput(f"find() takes one of slug, key, domain and tenant_id, not {len(given)}")
+        fleet = await self.view.fleet()
+        if slug is not None:
+            return await self.view.find("slug", parse_slug(slug))
+        if key is not None:
+            return await self.view.find("key", parse_key(key, fleet.house.key_type))
+        if domain is not None:
+            return await self.view.find("domain", domain)
+        return await self.view.find("id", tenant_id)
+
+    async def locate(self, claim: Claim) -> Tenant:
+        """The tenant that a resolver's claim names.
+
+        Raises:
+            TenantNotFound: there is none.
+        """
+        match claim.kind:
+            case ClaimKind.SLUG:
+                return await self.find(claim.value)
+            case ClaimKind.KEY:
+                return await self.find(key=claim.value)
+            case ClaimKind.DOMAIN:
+                return await self.find(domain=claim.value)
+
+    @asynccontextmanager
+    async def tenant_scope(self, tenant: Tenant | str, *, mode: Mode | str = Mode.READ_WRITE) -> AsyncIterator[Tenant]:
+        """Work for a tenant until the block ends.
+
+        Args:
+            tenant: a tenant or its slug.
+            mode: ``ro`` to refuse writes.
+
+        Raises:
+            TenantNotFound: nobody has the slug.
+            TenantSuspended, TenantDeleted, TenantNotReady: it may not work now.
+        """
+        found = await self.find(tenant) if isinstance(tenant, str) else tenant
+        admitted(found)
+        with tenant_scope(found, mode=mode):
+            yield found
+
+    @asynccontextmanager
+    async def transaction(
+        self, tenant: Tenant | None = None, *, mode: Mode | str | None = None
+    ) -> AsyncIterator[AsyncBoundConnection]:
+        """A psycopg connection inside a transaction that is bound to a tenant; committed when the block ends well.
+
+        Args:
+            tenant: the tenant; None: that of the current scope.
+            mode: ``ro`` to refuse writes; None: as the scope says.
+
+        Raises:
+            NoTenant: there is no scope, and no tenant is given.
+            CrossedTenants: another tenant's scope is open.
+            TenantSuspended, TenantDeleted, TenantNotReady: it may not work now.
+            NoCapacity, ServerUnreachable: no connection could be had.
+        """
+        scope = self.scope(tenant, Mode(mode) if mode is not None else None)
+        async with AsyncExitStack() as stack:
+            yield await self._begin(stack, scope.tenant, scope.mode)
+
+    async def _begin(self, stack: AsyncExitStack, tenant: Tenant, mode: Mode) -> AsyncBoundConnection:
+        """Begin where the tenant lives; go on where it has moved to, and past connections that had been lost unseen."""
+        tenant = self.view.peek(tenant.id) or tenant
+        for attempt in range(1, _ATTEMPTS + 1):
+            fleet = await self.view.fleet()
+            target = self.target(tenant, fleet)
+            conn: AsyncBoundConnection | None = None
+            try:
+                async with AsyncExitStack() as trying:
+                    conn = await trying.enter_async_context(self.pools.lease(target))
+                    conn.bind_to(self.mint(tenant, target, mode, fleet), guard(tenant))
+                    await trying.enter_async_context(conn.transaction())
+                    await stack.enter_async_context(trying.pop_all())
+                    return conn
+            except (TenantMoved, psycopg.OperationalError) as error:
+                if attempt == _ATTEMPTS or not (isinstance(error, TenantMoved) or (conn is not None and conn.closed)):
+                    raise
+                if isinstance(error, TenantMoved):
+                    tenant = await self.view.refresh(tenant)
+        raise AssertionError("unreachable")
