@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from tenantry.errors import PerimeterBroken
 from tenantry.model import BindingMode, House
-from tenantry.perimeter.facts import read_database, read_schemas, read_server
+from tenantry.perimeter.inspect import read_database, read_schemas, read_server
 from tenantry.perimeter.plan import Change, Finding, plan_database, plan_server
 from tenantry.perimeter.tables import find_holes, plan_tables
 

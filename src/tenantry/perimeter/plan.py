@@ -105,7 +105,7 @@ def _plan_seal(facts: ServerFacts) -> Iterable[Change]:
 
 def plan_database(facts: DatabaseFacts, house: House, mode: BindingMode, schemas: Sequence[str]) -> list[Change]:
     """The binder, grants on the database and its schemas, and what PostgreSQL opens to everybody."""
-    changes = [*_plan_binder(facts, house, mode), *_plan_grants(facts, schemas)]
+    changes = [*_plan_binder(facts, house, mode), *_plan_grants(facts, house, schemas)]
     if facts.open_functions:
         sql = "".join(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC;\n" for name in facts.open_functions)
         why = "they tell of other sessions, act on them, or leave something behind"
@@ -162,7 +162,7 @@ def _function_fault(function: binder.BinderFunction, row: Row | None) -> str | N
     return None if set(row["executors"]) == set(function.executors) else "can't be executed by those who must"
 
 
-def _plan_grants(facts: DatabaseFacts, schemas: Sequence[str]) -> Iterable[Change]:
+def _plan_grants(facts: DatabaseFacts, house: House, schemas: Sequence[str]) -> Iterable[Change]:
     database = _quoted(facts.database)
     standing = {(row["grantee"], row["privilege"]) for row in facts.database_grants}
     public = sorted(privilege for grantee, privilege in standing if grantee == "public")
@@ -176,14 +176,15 @@ def _plan_grants(facts: DatabaseFacts, schemas: Sequence[str]) -> Iterable[Chang
     for privilege in sorted({p for g, p in standing if g == APP and p != "CONNECT"}):
         sql = f"REVOKE {privilege} ON DATABASE {database} FROM {APP};"
         yield Change(f"database {facts.database}", f"{APP} has {privilege}", sql)
-    yield from _plan_schema_grants(facts, schemas)
+    yield from _plan_schema_grants(facts, house, schemas)
 
 
-def _plan_schema_grants(facts: DatabaseFacts, schemas: Sequence[str]) -> Iterable[Change]:
+def _plan_schema_grants(facts: DatabaseFacts, house: House, schemas: Sequence[str]) -> Iterable[Change]:
+    used = {*schemas, house.app_schema}
     standing = {(row["schema"], row["grantee"], row["privilege"]) for row in facts.schema_grants}
     for schema, grantee, privilege in sorted(standing):
         if schema not in ("tenantry", "tenantry_priv") and (
-            grantee == "public" or (grantee == APP and (privilege == "CREATE" or schema not in schemas))
+            grantee == "public" or (grantee == APP and (privilege == "CREATE" or schema not in used))
         ):
             sql = f"REVOKE {privilege} ON SCHEMA {_quoted(schema)} FROM {_grantee(grantee)};"
             yield Change(f"schema {schema}", f"{grantee} has {privilege}", sql)

@@ -12,6 +12,9 @@ from tenantry.perimeter.plan import Change, Finding, quoted
 ISOLATION = "tenantry_isolation"
 ACCESS = "tenantry_access"
 
+BOOKKEEPING = frozenset({"alembic_version", "django_migrations", "tenantry_migrations"})
+"""Tables of migration tools: the application's role can't reach them, and need not."""
+
 _TYPES = {
     KeyType.BIGINT: {"bigint", "integer", "smallint"},
     KeyType.UUID: {"uuid"},
@@ -134,10 +137,10 @@ def find_holes(facts: SchemaFacts, house: House, shared: Sequence[str]) -> list[
 
 
 def _find_columns(facts: SchemaFacts, house: House, shared: Sequence[str]) -> Iterable[Finding]:
-    column = house.tenant_column
+    column, known = house.tenant_column, {*shared, *BOOKKEEPING}
     for relation in facts.relations:
         name = _name(relation)
-        if relation["kind"] in ("r", "p") and not relation["has_tenant"] and relation["name"] not in shared:
+        if relation["kind"] in ("r", "p") and not relation["has_tenant"] and relation["name"] not in known:
             fix = f"add the column {column}, or name the table in the setting shared_tables if all tenants may read it"
             yield Finding(name, f"has no column {column}: tenants can't read it", fix, "medium")
         elif relation["has_tenant"] and relation["kind"] in ("r", "p"):

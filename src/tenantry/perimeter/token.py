@@ -1,4 +1,4 @@
-"""Tokens: the proof that a transaction belongs to a tenant, minted by whoever holds the signing key. Pure.
+"""Tokens: the proof that a transaction belongs to a tenant, minted by whoever holds the signing key.
 
 ``1.<kid>.<code>.<expiry>.<pid>.<mode>.<epoch>.<mac>`` where ``mac`` is HMAC-SHA256 (RFC 2104), in hex, over everything
 before it and the database and login role that it is good for. ``pid`` 0 is good for any backend, ``epoch`` 0 for any

@@ -1,7 +1,8 @@
 """Numbered SQL migrations of a schema: ``0001_what.sql``, ``0002_what.sql``...
 
-Each runs in a transaction of its own together with its row in the schema's table ``migrations``. An advisory lock lets
-one runner in at a time. What has been applied is compared by checksum: a file that was changed afterwards is refused.
+Each runs in a transaction of its own together with its row in the schema's table ``tenantry_migrations``. A lock on that
+table lets one runner in at a time. What has been applied is compared by checksum: a file that was changed afterwards is
+refused.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources.abc import Traversable
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, errors, sql
 
 from tenantry.errors import InvalidSettings, ServerUnsuitable
+
+TABLE = "tenantry_migrations"
 
 _FILE = re.compile(r"([0-9]{4})_([a-z0-9_]+)\.sql", re.ASCII)
 
@@ -76,25 +79,38 @@ async def apply(conn: AsyncConnection, schema: str, migrations: Sequence[Migrati
     Raises:
         ServerUnsuitable: the schema is newer than these migrations, or an applied one has been changed.
     """
-    name = sql.Identifier(schema)
-    await conn.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"tenantry migrate {schema}",))
+    table = sql.Identifier(schema, TABLE)
+    await _make_table(conn, schema, table)
+    _compare(schema, await _applied(conn, table), migrations)
+    done = []
+    for migration in migrations:
+        async with conn.transaction():
+            await conn.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table))
+            if migration.number not in await _applied(conn, table):
+                await _run(conn, schema, table, migration)
+                done.append(migration)
+    return done
+
+
+async def _make_table(conn: AsyncConnection, schema: str, table: sql.Identifier) -> None:
+    """Two runners may be here at once: the second waits for the first and finds the table made."""
+    has_schema = await (await conn.execute("SELECT to_regnamespace(quote_ident(%s))", (schema,))).fetchone()
     try:
-        await conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+        if has_schema == (None,):
+            await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
         await conn.execute(
             sql.SQL(
-                "CREATE TABLE IF NOT EXISTS {}.migrations (number int PRIMARY KEY, name text NOT NULL,"
+                "CREATE TABLE IF NOT EXISTS {} (number int PRIMARY KEY, name text NOT NULL,"
                 " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-            ).format(name)
+            ).format(table)
         )
-        rows = await conn.execute(sql.SQL("SELECT number, checksum FROM {}.migrations").format(name))
-        applied: dict[int, str] = dict(await rows.fetchall())
-        _compare(schema, applied, migrations)
-        pending = [migration for migration in migrations if migration.number not in applied]
-        for migration in pending:
-            await _run(conn, schema, migration)
-        return pending
-    finally:
-        await conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (f"tenantry migrate {schema}",))
+    except (errors.UniqueViolation, errors.DuplicateSchema, errors.DuplicateTable):
+        await _make_table(conn, schema, table)
+
+
+async def _applied(conn: AsyncConnection, table: sql.Identifier) -> dict[int, str]:
+    rows = await conn.execute(sql.SQL("SELECT number, checksum FROM {}").format(table))
+    return dict(await rows.fetchall())
 
 
 def _compare(schema: str, applied: dict[int, str], migrations: Sequence[Migration]) -> None:
@@ -112,12 +128,10 @@ def _compare(schema: str, applied: dict[int, str], migrations: Sequence[Migratio
             )
 
 
-async def _run(conn: AsyncConnection, schema: str, migration: Migration) -> None:
-    name = sql.Identifier(schema)
-    async with conn.transaction():
-        await conn.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(name))
-        await conn.execute(migration.sql)
-        await conn.execute(
-            sql.SQL("INSERT INTO {}.migrations (number, name, checksum) VALUES (%s, %s, %s)").format(name),
-            (migration.number, migration.name, migration.checksum),
-        )
+async def _run(conn: AsyncConnection, schema: str, table: sql.Identifier, migration: Migration) -> None:
+    await conn.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(sql.Identifier(schema)))
+    await conn.execute(migration.sql)
+    await conn.execute(
+        sql.SQL("INSERT INTO {} (number, name, checksum) VALUES (%s, %s, %s)").format(table),
+        (migration.number, migration.name, migration.checksum),
+    )
