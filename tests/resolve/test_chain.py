@@ -123,12 +123,13 @@ def test_a_trusted_host_that_is_missing_or_doubtful_is_refused(values: tuple[str
         (),
         (Header("x-tenant"), Header("X-Tenant")),
         (Subdomain,),
+        (CustomDomain,),
         (lambda facts: "acme",),
         ("x-tenant",),
         (None,),
         (Chain(Path()),),
     ],
-    ids=["nothing", "one place twice", "a class", "a function", "a name", "None", "a chain"],
+    ids=["nothing", "one place twice", "a class", "a class with a name", "a function", "a name", "None", "a chain"],
 )
 def test_what_can_not_be_asked_is_refused_when_the_chain_is_made(resolvers: tuple[Header, ...]) -> None:
     with pytest.raises(InvalidInput):

@@ -35,6 +35,12 @@ def test_a_claim_of_a_key_is_a_text_key_that_can_be_printed(value: str) -> None:
         assert parse_key(value, KeyType.TEXT) == value
 
 
+def test_a_key_is_at_most_200_bytes_long() -> None:
+    assert Claim(ClaimKind.KEY, "é" * 100, "test").value == "é" * 100
+    with pytest.raises(Unresolved, match="not a tenant key"):
+        Claim(ClaimKind.KEY, "é" * 100 + "a", "test")
+
+
 @pytest.mark.parametrize("value", ["", "Acme.org", "acme.org.", "acme.org:80", "acme", "127.0.0.1", "[::1]", "é.org"])
 def test_a_claim_of_a_domain_is_normalised(value: str) -> None:
     with pytest.raises(Unresolved):

@@ -97,6 +97,9 @@ def test_a_host_that_only_resembles_the_suffix_has_no_slug(host: str) -> None:
         "[::1",
         "::1",
         "[::1]x",
+        "[abcd]",
+        "[1::2::3]",
+        "[127.0.0.1]",
         "[fe80::1%25eth0]",
         "[acme.example.com]",
         f"{'a' * 64}.example.com",
@@ -129,7 +132,7 @@ def test_port_case_and_trailing_dot_make_no_difference(host: str, name: str) -> 
     assert normalise_host(host) == name
 
 
-@pytest.mark.parametrize("host", ["[::1]", "127.0.0.1", "127.1", "1.2.3.0x7f", "localhost"])
+@pytest.mark.parametrize("host", ["[::1]", "[::ffff:127.0.0.1]", "127.0.0.1", "127.1", "1.2.3.0x7f", "localhost"])
 def test_addresses_and_single_labels_are_no_domains(host: str) -> None:
     assert not is_domain(host)
 
