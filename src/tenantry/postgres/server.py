@@ -13,11 +13,11 @@ import atexit
 import contextlib
 import os
 import random
+import re
 import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -27,7 +27,7 @@ from psycopg.conninfo import make_conninfo
 from tenantry.errors import InUse, InvalidInput, ServerUnreachable, ServerUnsuitable
 from tenantry.postgres.account import Account
 from tenantry.postgres.binaries import Binaries
-from tenantry.postgres.cluster import Cluster
+from tenantry.postgres.cluster import Cluster, Postmaster
 from tenantry.postgres.watchdog import Watchdog
 
 _T = TypeVar("_T")
@@ -54,22 +54,13 @@ DEFAULTS: Mapping[str, str] = {
 THROWAWAY: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "256MB"}
 
 _OURS = frozenset({"listen_addresses", "port", "unix_socket_directories"})
+_SETTING = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 _PATIENCE = 60.0
 # Below the range from which systems give ports to outgoing connections: what was free stays free.
 _PORTS = range(20000, 32768)
 _PORT_TAKEN = "could not bind"
 # What PostgreSQL says while processes of a killed server are still about to end.
 _LINGERING = ("pre-existing shared memory block", "lock file")
-
-
-@dataclass(frozen=True)
-class _Postmaster:
-    """What a running server wrote into ``postmaster.pid``."""
-
-    pid: int
-    port: int
-    socket: str
-    address: str
 
 
 class LocalServer:
@@ -90,7 +81,7 @@ class LocalServer:
 
     Raises:
         ServerUnsuitable: we are root and there is no unprivileged user to run it.
-        InvalidInput: a setting that is not for the caller to choose.
+        InvalidInput: an argument has the wrong form, or a setting is not for the caller to choose.
     """
 
     def __init__(
@@ -102,17 +93,14 @@ class LocalServer:
         settings: Mapping[str, str] | None = None,
         listen_tcp: bool = True,
     ) -> None:
-        refused = _OURS & {name.lower() for name in settings or {}}
-        if refused:
-            raise InvalidInput(f"{', '.join(sorted(refused))}: chosen by LocalServer", hint="use its own arguments")
-        self._directory = None if directory is None else Path(directory)
+        self._directory = None if directory is None else _absolute(directory)
         self._account = Account.choose()
         self._wanted_binaries = binaries
-        self._wanted_port = port
-        self._settings = {**DEFAULTS, **(settings or {})}
+        self._wanted_port = None if port is None else _checked_port(port)
+        self._settings = {**DEFAULTS, **_checked_settings(settings or {})}
         self._listen_tcp = listen_tcp
         self._cluster: Cluster | None = None
-        self._postmaster: _Postmaster | None = None
+        self._postmaster: Postmaster | None = None
         self._watchdog: Watchdog | None = None
         self._is_ours = False
         self._binaries: Binaries | None = None
@@ -132,10 +120,9 @@ class LocalServer:
         """The port: part of the socket's name, and of the TCP address if the server listens there."""
         return self._started(self._postmaster).port
 
-    @property
     def is_running(self) -> bool:
         """Whether the server runs now; asks its socket, not our memory."""
-        return self._cluster is not None and _find(self._cluster) is not None
+        return self._cluster is not None and self._cluster.find_postmaster() is not None
 
     def start(self) -> Self:
         """Start the server and wait until it answers; does nothing if it runs.
@@ -170,16 +157,24 @@ class LocalServer:
             return
         self._shut_down(self._cluster, mode)
         if self._directory is None:
-            self._cluster.remove()
-            self._cluster = self._postmaster = None
-            atexit.unregister(self._stop_at_exit)
-            if self._watchdog is not None:
-                self._watchdog.dismiss()
-                self._watchdog = None
+            self._clear_up(self._cluster)
+
+    def remove(self) -> None:
+        """Stop the server and remove its data for good, also what an earlier process left in its directory.
+
+        Raises:
+            ServerUnreachable: it does not stop within a minute.
+            InvalidInput: the directory can't be used.
+        """
+        cluster = self._cluster or self._open()
+        with cluster.locked():
+            self._binaries = self._binaries or self._choose_binaries(cluster)
+            self._shut_down(cluster, "immediate")
+            self._clear_up(cluster)
 
     def crash(self) -> None:
         """Kill every process of the server (SIGKILL). The data stays, and :meth:`start` recovers it."""
-        postmaster = _find(self._cluster) if self._cluster is not None else None
+        postmaster = self._cluster.find_postmaster() if self._cluster is not None else None
         if self._cluster is None or postmaster is None:
             return
         self._account.kill(postmaster.pid)
@@ -210,11 +205,11 @@ class LocalServer:
             ServerUnreachable: it has not been started.
         """
         postmaster, cluster = self._started(self._postmaster), self._started(self._cluster)
-        if tcp and not postmaster.address:
+        if tcp and not postmaster.listens_on_tcp:
             raise InvalidInput("this server does not listen on TCP", hint="start it with listen_tcp=True")
         if tcp and password is None and user == "postgres":
             password = cluster.password
-        host = postmaster.address if tcp else postmaster.socket
+        host = "127.0.0.1" if tcp else postmaster.socket
         known = {"password": password} if password is not None else {}
         return make_conninfo("", host=host, port=postmaster.port, dbname=dbname, user=user, **known)
 
@@ -236,18 +231,27 @@ class LocalServer:
 
     def _start_in(self, cluster: Cluster) -> None:
         self._binaries = self._choose_binaries(cluster)
-        running = _find(cluster)
+        running = cluster.find_postmaster()
         if running is None:
             self._set_up(cluster, self._binaries)
             self._launch(cluster, self._binaries)
-        elif self._wanted_port not in (None, running.port):
+        else:
+            self._join(cluster, running)
+
+    def _join(self, cluster: Cluster, running: Postmaster) -> None:
+        if self._wanted_port not in (None, running.port):
             raise InUse(
                 f"a server runs there already, on port {running.port}",
                 where=str(cluster.home),
                 hint="use that port, or stop the server first",
             )
-        else:
-            self._postmaster = running
+        if not running.is_ready:
+            raise ServerUnreachable(
+                "the local server is still starting, or already ending",
+                where=str(cluster.log),
+                hint="try again in a moment; after a crash it reads its log first, and that takes a while",
+            )
+        self._postmaster = running
 
     def _choose_binaries(self, cluster: Cluster) -> Binaries:
         major, chosen = cluster.major, self._wanted_binaries
@@ -279,13 +283,12 @@ class LocalServer:
             cluster.configure({**self._settings, **self._where_to_listen(cluster, port)})
             cluster.rotate_log()
             done = cluster.run(pg_ctl, "start", "-D", "data", "-l", "log", "-w", "-t", patience)
-            if done.returncode == 0:
+            self._postmaster = cluster.find_postmaster()
+            if done.returncode == 0 and self._postmaster is not None:
                 break
             log = cluster.log_end()
             if time.monotonic() > until or not self._may_try_again(log, is_fixed):
-                cluster.run(pg_ctl, "stop", "-D", "data", "-m", "immediate")
                 raise _does_not_start(cluster, log or done.stderr, port)
-        self._postmaster = _find(cluster)
         self._is_ours = True
         cluster.port = port
 
@@ -309,17 +312,26 @@ class LocalServer:
         return _PORT_TAKEN in log and not port_is_fixed
 
     def _shut_down(self, cluster: Cluster, mode: StopMode) -> None:
-        if _find(cluster) is None or self._binaries is None:
+        if cluster.find_postmaster() is None or self._binaries is None:
             return
         done = cluster.run(
             self._binaries.tool("pg_ctl"), "stop", "-D", "data", "-m", mode, "-w", "-t", f"{_PATIENCE:.0f}"
         )
-        if done.returncode != 0 and _find(cluster) is not None:
+        if done.returncode != 0 and cluster.find_postmaster() is not None:
             raise ServerUnreachable(
                 f"the local server does not stop: {done.stderr.strip()}",
                 where=str(cluster.log),
                 hint="close the connections to it, or stop it with mode 'immediate'",
             )
+        cluster.remove_socket()
+
+    def _clear_up(self, cluster: Cluster) -> None:
+        cluster.remove()
+        self._cluster = self._postmaster = None
+        atexit.unregister(self._stop_at_exit)
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
+            self._watchdog = None
 
     def _stop_at_exit(self, pid: int) -> None:
         if os.getpid() == pid:  # not in a forked child
@@ -333,21 +345,33 @@ class LocalServer:
         return value
 
 
-def _find(cluster: Cluster) -> _Postmaster | None:
-    """The server that runs on this data. Its number may have gone to another process; its socket can't lie."""
-    try:
-        lines = (cluster.data / "postmaster.pid").read_text().splitlines()
-        found = _Postmaster(int(lines[0]), int(lines[3]), lines[4].strip(), lines[5].strip())
-    except (FileNotFoundError, IndexError, ValueError):
-        return None
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(f"{found.socket}/.s.PGSQL.{found.port}")
-        except BlockingIOError:
-            return found
-        except OSError:
-            return None
-    return found
+def _absolute(directory: str | os.PathLike[str]) -> Path:
+    if not os.fspath(directory):
+        raise InvalidInput("the directory for the local server has an empty name", hint="use '.' for this folder")
+    path = Path(directory).expanduser().absolute()
+    if "\n" in str(path):  # PostgreSQL's own files hold one path a line
+        raise InvalidInput(f"a server can't live in a path with a line break: {str(path)!r}", hint="name another")
+    return path
+
+
+def _checked_port(port: object) -> int:
+    if not isinstance(port, int) or not 1 <= port <= 65535:
+        raise InvalidInput(f"{port!r} is not a port", hint="use a number from 1 to 65535, or None for a free one")
+    return port
+
+
+def _checked_settings(settings: Mapping[str, object]) -> dict[str, str]:
+    checked = {}
+    for name, value in settings.items():
+        if not isinstance(value, str) or not _SETTING.fullmatch(name) or not value.isprintable():
+            raise InvalidInput(
+                f"{name!r} = {value!r} can't be a setting of PostgreSQL",
+                hint="names are plain words, values are printable text: '64MB', 'on', '100'",
+            )
+        if name.lower() in _OURS:
+            raise InvalidInput(f"the setting {name} is chosen by LocalServer", hint="use its own arguments")
+        checked[name] = value
+    return checked
 
 
 def _free_port() -> int:
@@ -363,7 +387,7 @@ def _free_port() -> int:
 def _does_not_start(cluster: Cluster, log: str, port: int) -> ServerUnreachable:
     lines = log.strip().splitlines()
     reasons = [line for line in lines if "FATAL" in line or "PANIC" in line]
-    hint = "the log says why; remove the directory to begin afresh if its data is of no value"
+    hint = "the log says why; if its data is of no value, remove the directory and begin afresh"
     if _PORT_TAKEN in log:
         hint = f"stop what listens on port {port}, or use another: port=..., or remove {cluster.home / 'port'}"
     return ServerUnreachable(
