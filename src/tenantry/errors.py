@@ -268,7 +268,9 @@ class DirtyBackend(PerimeterError):
     transaction."""
 
     code = "dirty-backend"
-    default_hint = "the connection is discarded; find the statement that made them (PREPARE, DECLARE ... WITH HOLD, TEMP)"
+    default_hint = (
+        "the connection is discarded; find the statement that made them (PREPARE, DECLARE ... WITH HOLD, TEMP)"
+    )
 
 
 class PerimeterBroken(PerimeterError):

@@ -90,6 +90,16 @@ async def apply_perimeter(
     raise PerimeterBroken(f"{left.changes[0].object}: {left.changes[0].why}", where=f"database {left.database}")
 
 
+async def apply_server(conn: AsyncConnection[Any], mode: BindingMode) -> None:
+    """Bring the roles of a server into their right state.
+
+    Raises:
+        PerimeterBroken: a change was refused.
+    """
+    for change in plan_server(await read_server(conn), mode):
+        await _run(conn, change)
+
+
 async def _run(conn: AsyncConnection[Any], change: Change) -> None:
     for attempt in range(_RETRIES):
         try:

@@ -75,7 +75,7 @@ def functions(key_type: KeyType, mode: BindingMode) -> list[BinderFunction]:
         BinderFunction("tenantry_priv.hmac_v1", "bytea, bytea, text", fill("hmac_v1")),
         BinderFunction("tenantry_priv.pad_v1", "bytea, int", fill("pad_v1")),
         BinderFunction("tenantry_priv.add_key_v1", "text, bytea, timestamptz", fill("add_key_v1"), (ADMIN,)),
-        BinderFunction("tenantry_priv.drop_key_v1", "text", fill("drop_key_v1"), (ADMIN,)),
+        BinderFunction("tenantry_priv.keep_keys_v1", "text[]", fill("keep_keys_v1"), (ADMIN,)),
         BinderFunction("tenantry_priv.new_seal_v1", "", fill("new_seal_v1"), (ADMIN,)),
         BinderFunction("tenantry.unbound_v1", "", fill("unbound_v1"), _EVERYBODY),
     ]

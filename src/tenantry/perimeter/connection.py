@@ -43,6 +43,10 @@ _IDLE = pq.TransactionStatus.IDLE
 _FATAL = pq.ExecStatus.FATAL_ERROR
 _PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
 
+_SQLSTATE = pq.DiagnosticField.SQLSTATE
+_DUPLICATE = b"42P05"
+_PREPARED_OTHERWISE = (b"26000", _DUPLICATE)
+
 _MEANING: dict[str, type[TenantryError]] = {
     "42501": BindingRefused,
     "25001": CrossedTenants,
@@ -104,26 +108,40 @@ class BoundConnectionMixin(_Base):
         if self._pipeline is not None:
             yield from self._queue_bound(begin, token)
             return
+        failed = yield from self._send_bound(begin, token)
+        if failed is not None and failed.error_field(_SQLSTATE) in _PREPARED_OTHERWISE:
+            # The statement was dropped behind our back (DEALLOCATE ALL), or is there from a failed attempt.
+            self._bind_prepared = failed.error_field(_SQLSTATE) == _DUPLICATE
+            yield from self._rollback_begun()
+            failed = yield from self._send_bound(begin, token)
+        if failed is not None:
+            yield from self._rollback_begun()
+            error = psycopg.errors.error_from_result(failed, encoding=self.pgconn._encoding)
+            raise translate(error) from error
+        self._bind_prepared = self.prepare_bind
+
+    def _send_bound(self, begin: bytes, token: bytes) -> PQGen[Any]:
+        """Send both in one message; return the first result that failed, or None."""
         pgconn = self.pgconn
-        preparing = self.prepare_bind and not self._bind_prepared
         pgconn.enter_pipeline_mode()
         try:
             pgconn.send_query_params(begin, None)
-            if preparing:
-                pgconn.send_prepare(_BIND_NAME, BIND)
-            if self.prepare_bind:
-                pgconn.send_query_prepared(_BIND_NAME, [token])
-            else:
+            if not self.prepare_bind:
                 pgconn.send_query_params(BIND, [token])
+            else:
+                if not self._bind_prepared:
+                    pgconn.send_prepare(_BIND_NAME, BIND)
+                pgconn.send_query_prepared(_BIND_NAME, [token])
             pgconn.pipeline_sync()
             yield from generators.send(pgconn)
-            failed = yield from _first_failure(pgconn)
+            return (yield from _first_failure(pgconn))
         finally:
             if pgconn.status == pq.ConnStatus.OK:
                 pgconn.exit_pipeline_mode()
-        if failed is not None:
-            yield from self._refuse(failed)
-        self._bind_prepared = self.prepare_bind
+
+    def _rollback_begun(self) -> PQGen[None]:
+        if self.pgconn.transaction_status != _IDLE:
+            yield from super()._exec_command(b"ROLLBACK")
 
     def _queue_bound(self, begin: bytes, token: bytes) -> PQGen[None]:
         """Inside ``connection.pipeline()``: psycopg sends and reads; errors appear at its next synchronisation."""
@@ -133,12 +151,6 @@ class BoundConnectionMixin(_Base):
         pipeline.command_queue.append(partial(self.pgconn.send_query_params, BIND, [token]))
         pipeline.result_queue.extend((None, None))
         yield from pipeline._communicate_gen()
-
-    def _refuse(self, failed: Any) -> PQGen[None]:
-        error = psycopg.errors.error_from_result(failed, encoding=self.pgconn._encoding)
-        if self.pgconn.transaction_status != _IDLE:
-            yield from super()._exec_command(b"ROLLBACK")
-        raise translate(error) from error
 
 
 def _first_failure(pgconn: Any) -> PQGen[Any]:

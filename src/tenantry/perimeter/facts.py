@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 CLOSED_FUNCTIONS = (
     "pg_stat_get_activity",
     "pg_cancel_backend",

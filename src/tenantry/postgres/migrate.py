@@ -1,7 +1,7 @@
 """Numbered SQL migrations of a schema: ``0001_what.sql``, ``0002_what.sql``...
 
-Each runs in a transaction of its own together with its row in the schema's table ``tenantry_migrations``. A lock on that
-table lets one runner in at a time. What has been applied is compared by checksum: a file that was changed afterwards is
+Each runs in a transaction of its own together with its row in the schema's table ``tenantry_migrations``. A lock on it
+lets one runner in at a time. What has been applied is compared by checksum: a file that was changed afterwards is
 refused.
 """
 

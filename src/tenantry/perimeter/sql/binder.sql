@@ -71,11 +71,12 @@ BEGIN
   ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = excluded.not_after;
 END $$;
 
--- drop_key_v1 --
-CREATE OR REPLACE FUNCTION tenantry_priv.drop_key_v1(old_kid text) RETURNS void
+-- keep_keys_v1 --
+-- Forget all keys but these.
+CREATE OR REPLACE FUNCTION tenantry_priv.keep_keys_v1(kids text[]) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  DELETE FROM tenantry_priv.signing_keys WHERE kid = old_kid;
+  DELETE FROM tenantry_priv.signing_keys WHERE kid <> ALL (kids);
 END;
 
 -- new_seal_v1 --

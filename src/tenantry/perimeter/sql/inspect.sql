@@ -41,7 +41,7 @@ SELECT n.nspname AS schema, CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::
        g.privilege_type AS privilege
   FROM pg_catalog.pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) g
  WHERE (n.nspname = ANY (%(schemas)s) OR n.nspname IN ('public', 'tenantry', 'tenantry_priv'))
-   AND g.grantee <> n.nspowner
+   AND (g.grantee <> n.nspowner OR n.nspname = ANY (%(schemas)s))
 
 -- binder_functions --
 SELECT n.nspname || '.' || p.proname AS name, r.rolname AS owner, md5(pg_get_functiondef(p.oid)) AS body,

@@ -1,0 +1,157 @@
+"""The control plane's access to the catalog: a small pool, transactions, named queries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from tenantry.catalog import rows
+from tenantry.errors import NotFound, PlanNotFound, ServerUnreachable, ShardNotFound, TenantNotFound
+from tenantry.model import House, Plan, Shard, Tenant, parse_slug
+from tenantry.postgres import migrate, sqlfile
+from tenantry.postgres.connect import APPLICATION_NAME, connect, merge_dsn, shown_dsn
+
+SCHEMA = "tenantry_catalog"
+SQL = sqlfile.load("tenantry.catalog", "control.sql")
+
+Conn = AsyncConnection[DictRow]
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+_POOL_SIZE = 8
+
+
+class CatalogStore:
+    """The catalog, with the right to change it.
+
+    Args:
+        dsn: the catalog's database, with the control plane's login.
+        seconds: how long to wait for it.
+    """
+
+    def __init__(self, dsn: str, *, seconds: float = 5.0) -> None:
+        self.dsn = dsn
+        self.seconds = seconds
+        self._pool: AsyncConnectionPool[Conn] | None = None
+        self._house: House | None = None
+
+    async def __aenter__(self) -> Self:
+        await (await connect(self.dsn, seconds=self.seconds)).close()
+        self._pool = AsyncConnectionPool(
+            merge_dsn(self.dsn, application_name=APPLICATION_NAME, connect_timeout=max(2, round(self.seconds))),
+            min_size=0,
+            max_size=_POOL_SIZE,
+            timeout=self.seconds,
+            kwargs={"autocommit": True, "row_factory": dict_row, "options": f"-c search_path={SCHEMA},pg_temp"},
+            open=False,
+        )
+        await self._pool.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Conn]:
+        """A connection in autocommit mode.
+
+        Raises:
+            ServerUnreachable: the catalog does not answer.
+            NotFound: the database holds no catalog.
+        """
+        assert self._pool is not None, "the store is not open"
+        try:
+            async with self._pool.connection() as conn:
+                yield conn
+        except PoolTimeout:
+            raise ServerUnreachable("the catalog does not answer", where=shown_dsn(self.dsn)) from None
+        except psycopg.errors.UndefinedTable:
+            raise NotFound(
+                "there is no catalog, or it is older than this version",
+                where=shown_dsn(self.dsn),
+                hint="run 'tenantry init'",
+            ) from None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Conn]:
+        """A connection inside a transaction."""
+        async with self.connection() as conn, conn.transaction():
+            yield conn
+
+    async def fetch(self, query: str, parameters: Parameters = ()) -> list[DictRow]:
+        """The rows of a named query."""
+        async with self.connection() as conn:
+            return await fetch(conn, query, parameters)
+
+    async def migrate(self) -> list[str]:
+        """Create the catalog, or bring it up to date; the names of what was applied."""
+        conn = await connect(self.dsn, seconds=self.seconds)
+        try:
+            found = migrate.read(files("tenantry.catalog").joinpath("migrations"))
+            return [f"{each.number:04}_{each.name}" for each in await migrate.apply(conn, SCHEMA, found)]
+        finally:
+            await conn.close()
+
+    async def house(self) -> House:
+        """What holds for all tenants.
+
+        Raises:
+            NotFound: the catalog is empty.
+        """
+        if self._house is None:
+            found = await self.fetch("house")
+            if not found:
+                raise NotFound("the catalog is empty", where=shown_dsn(self.dsn), hint="run 'tenantry init' first")
+            self._house = rows.house(found[0])
+        return self._house
+
+    async def tenant(self, slug: str) -> Tenant:
+        """The tenant with this slug.
+
+        Raises:
+            TenantNotFound: there is none.
+        """
+        found = await self.fetch("tenant_by_slug", (parse_slug(slug),))
+        if not found:
+            raise TenantNotFound(f"there is no tenant with the slug {slug!r}")
+        return rows.tenant(found[0], (await self.house()).key_type)
+
+    async def plan(self, name: str) -> Plan:
+        """The plan of this name.
+
+        Raises:
+            PlanNotFound: there is none.
+        """
+        found = await self.fetch("plan", (name,))
+        if not found:
+            raise PlanNotFound(f"there is no plan {name!r}")
+        return rows.plan(found[0])
+
+    async def shard(self, name: str) -> Shard:
+        """The shard of this name.
+
+        Raises:
+            ShardNotFound: there is none.
+        """
+        found = await self.fetch("shard", (name,))
+        if not found:
+            raise ShardNotFound(f"there is no shard {name!r}")
+        return rows.shard(found[0])
+
+
+async def fetch(conn: Conn, query: str, parameters: Parameters = ()) -> list[DictRow]:
+    """The rows of a named query on a connection of the store."""
+    cursor = await conn.execute(SQL[query], parameters)
+    return await cursor.fetchall() if cursor.description else []

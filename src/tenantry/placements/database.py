@@ -1,0 +1,67 @@
+"""The level ``database``: a tenant has a database of its own, copied from the shard's template database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from tenantry.placements.estate import Estate
+from tenantry.placements.pooled import create_database, create_schema, database_dsn
+from tenantry.placements.space import Home, Space
+
+TEMPLATE_DATABASE = "tenantry_template"
+
+_BUSY_SECONDS = 0.2
+_BUSY_ATTEMPTS = 100
+
+
+async def build(estate: Estate, space: Space) -> None:
+    """Copy the template database, and close the wall of the copy. Grants on a database are not copied with it."""
+    template = await estate.store.fetch("template_space", (space.shard,))
+    if not template or template[0]["template"] != estate.template.version():
+        await build_template(estate, space.shard)
+    async with estate.root(space.shard) as conn:
+        for attempt in range(1, _BUSY_ATTEMPTS + 1):
+            try:
+                await create_database(conn, space.database, TEMPLATE_DATABASE)
+                break
+            except psycopg.errors.ObjectInUse:
+                # Somebody else copies or updates the template; there is no event to wait for.
+                if attempt == _BUSY_ATTEMPTS:
+                    raise
+                await asyncio.sleep(_BUSY_SECONDS)
+    await estate.wall(space.shard, space.database, [space.schema])
+
+
+async def build_template(estate: Estate, shard: str) -> None:
+    """Make the shard's template database, or bring it up to date. Nobody can connect to it but for this."""
+    house = await estate.house()
+    row = await estate.store.fetch("new_space", (shard, TEMPLATE_DATABASE, house.app_schema, "database", "template"))
+    space = Space.of(row[0])
+    name = sql.Identifier(TEMPLATE_DATABASE)
+    async with estate.root(shard) as conn:
+        await conn.execute("SELECT pg_advisory_lock(hashtextextended('tenantry template', 0))")
+        await create_database(conn, TEMPLATE_DATABASE)
+        await conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+        async with estate.root(shard, TEMPLATE_DATABASE) as inside:
+            await create_schema(inside, space.schema)
+        await estate.wall(shard, TEMPLATE_DATABASE, [space.schema])
+        await estate.template.apply(await database_dsn(estate, space), space.schema)
+        await estate.wall(shard, TEMPLATE_DATABASE, [space.schema])
+        await conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+    await estate.store.fetch("space_state", ("template", estate.template.version(), [space.id]))
+
+
+async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:
+    """Drop the database."""
+    await drop(estate, space)
+
+
+async def drop(estate: Estate, space: Space) -> None:
+    """Drop the database, with the sessions that are still in it."""
+    await estate.forget(space.shard, space.database)
+    async with estate.root(space.shard) as conn:
+        await conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(space.database)))

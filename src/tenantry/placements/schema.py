@@ -1,0 +1,43 @@
+"""The level ``schema``: a tenant has tables of its own, in a schema of the shard's pooled database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from tenantry.placements.estate import Estate
+from tenantry.placements.pooled import create_schema, database_dsn
+from tenantry.placements.space import Home, Space
+
+_CHUNK = 50
+
+
+async def build(estate: Estate, space: Space) -> None:
+    """Make the schema, the application's tables in it, and the wall."""
+    async with estate.root(space.shard, space.database) as conn:
+        await create_schema(conn, space.schema)
+    await estate.wall(space.shard, space.database, [space.schema])
+    await estate.template.apply(await database_dsn(estate, space), space.schema)
+    await estate.wall(space.shard, space.database, [space.schema])
+
+
+async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:
+    """Drop the schema."""
+    await drop(estate, space)
+
+
+async def drop(estate: Estate, space: Space) -> None:
+    """Drop the schema: tables in chunks first, so that the locks of thousands don't exhaust shared memory."""
+    name = sql.Identifier(space.schema)
+    async with estate.root(space.shard, space.database) as conn:
+        while tables := await (
+            await conn.execute(
+                "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%s))"
+                " AND relkind IN ('r', 'p') AND NOT relispartition ORDER BY relname LIMIT %s",
+                (space.schema, _CHUNK),
+            )
+        ).fetchall():
+            names = sql.SQL(", ").join(sql.Identifier(space.schema, table) for (table,) in tables)
+            await conn.execute(sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(names))
+        await conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(name))

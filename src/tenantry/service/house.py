@@ -1,0 +1,167 @@
+"""The house: create its catalog, migrate its spaces, work on what is open."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from secrets import token_bytes, token_hex, token_urlsafe
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from tenantry.catalog.store import fetch
+from tenantry.errors import Conflict, InvalidInput, OperationFailed
+from tenantry.model import House, Isolation, KeyType, parse_identifier, shown
+from tenantry.perimeter.token import KEY_BYTES
+from tenantry.placements.levels import new_space
+from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
+from tenantry.service.control import Control
+from tenantry.service.key import DAYS
+
+log = logging.getLogger("tenantry.service")
+
+LIBRARY = "tenantry_library"
+LOGIN = "tenantry_reader"
+
+_PLANS = (
+    ("free", Isolation.POOLED, 1, {"statement_timeout": "30s", "lock_timeout": "5s"}),
+    ("business", Isolation.SCHEMA, 4, {"statement_timeout": "60s", "lock_timeout": "10s"}),
+    ("enterprise", Isolation.DATABASE, 16, {"statement_timeout": "5min", "lock_timeout": "30s"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What :func:`init` has made. ``catalog_dsn`` is the application's, and holds a password."""
+
+    migrations: tuple[str, ...]
+    catalog_dsn: str | None
+
+
+async def init(
+    control: Control,
+    *,
+    key_type: KeyType | str = KeyType.BIGINT,
+    tenant_column: str = "tenant_id",
+    app_schema: str = "public",
+) -> Initialised:
+    """Create the catalog, or bring it up to date: tables, first plans, a signing key, the application's login.
+
+    The catalog's database is made if it is not there.
+
+    Args:
+        key_type: the type of the tenant column.
+        tenant_column: its name.
+        app_schema: the schema of the application's tables at the pooled level.
+
+    Raises:
+        InvalidInput: a value has a wrong form.
+        Conflict: the catalog is there, and says otherwise.
+        ServerUnreachable, ServerUnsuitable: the server can't be used.
+    """
+    wanted = _house(key_type, tenant_column, app_schema)
+    migrations = await control.store.migrate()
+    async with control.store.transaction() as conn:
+        await fetch(conn, "new_house", (wanted.key_type, wanted.tenant_column, wanted.app_schema))
+        standing = await fetch(conn, "house")
+        if House(KeyType(standing[0]["key_type"]), standing[0]["tenant_column"], standing[0]["app_schema"]) != wanted:
+            raise Conflict(
+                f"the catalog is there with keys of type {standing[0]['key_type']}, the tenant column"
+                f" {standing[0]['tenant_column']} and the schema {standing[0]['app_schema']}",
+                hint="leave these options out, or use another database for the catalog",
+            )
+        for name, isolation, weight, limits in _PLANS if not await fetch(conn, "plans") else ():
+            await fetch(conn, "new_plan", (name, isolation, weight, Jsonb(limits), Jsonb({}), 0, 7 * 24 * 3600))
+        if not await fetch(conn, "keys"):
+            await fetch(conn, "new_key", (token_hex(4), token_bytes(KEY_BYTES), "active", DAYS))
+    return Initialised(tuple(migrations), await _login(control))
+
+
+def _house(key_type: KeyType | str, tenant_column: str, app_schema: str) -> House:
+    try:
+        kind = KeyType(key_type)
+    except ValueError:
+        raise InvalidInput(f"{shown(key_type)} is not a type of keys", hint="use bigint, uuid or text") from None
+    return House(
+        kind,
+        parse_identifier(tenant_column, "tenant column"),
+        parse_identifier(app_schema, "schema of the application"),
+    )
+
+
+async def create_database(dsn: str, *, seconds: float = 5.0) -> bool:
+    """Make the database that a DSN names, if it is not there; whether it was made."""
+    name = parse_dsn(dsn).get("dbname")
+    if not name:
+        raise InvalidInput("the DSN names no database", hint="add /DATABASE to it, for instance /tenantry_catalog")
+    conn = await connect(merge_dsn(dsn, dbname="postgres"), seconds=seconds)
+    try:
+        found = await (await conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))).fetchone()
+        if found is None:
+            query = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
+            await conn.execute(query)
+        await conn.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
+        return found is None
+    finally:
+        await conn.close()
+
+
+async def _login(control: Control) -> str | None:
+    """The application's login to the catalog, made once; a second ``init`` does not change its password."""
+    async with control.store.connection() as conn:
+        found = await (await conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (LOGIN,))).fetchone()
+        database = sql.Identifier(conn.info.dbname)
+        password = token_urlsafe(24)
+        if found is None:
+            query = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}")
+            await conn.execute(query.format(sql.Identifier(LOGIN), sql.Literal(password), sql.Identifier(LIBRARY)))
+        await conn.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(LIBRARY)))
+    return None if found is not None else merge_dsn(control.store.dsn, user=LOGIN, password=password)
+
+
+async def migrate(control: Control) -> str:
+    """Bring every space to the template's version; a space that has it already costs one comparison."""
+    async with control.store.transaction() as conn:
+        operation = await control.engine.start(conn, "migrate", {}, [], control.actor)
+    return await control.engine.run(operation)
+
+
+async def refill(control: Control) -> int:
+    """Build what is missing from the warm pools, and return how many homes were built."""
+    built = 0
+    wanted: dict[Isolation, int] = {}
+    for row in await control.store.fetch("plans"):
+        level = Isolation(row["isolation"])
+        wanted[level] = max(wanted.get(level, 0), row["warm"])
+    wanted.pop(Isolation.POOLED, None)
+    for shard in await control.store.fetch("open_shards"):
+        for level, count in wanted.items():
+            if not shard["dedicated"]:
+                built += await _refill(control, shard["name"], level, count)
+    return built
+
+
+async def _refill(control: Control, shard: str, level: Isolation, count: int) -> int:
+    built = 0
+    while True:
+        async with control.store.transaction() as conn:
+            await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantry refill', 0))")
+            ready = (await fetch(conn, "ready_spaces", (shard, level)))[0]["ready"]
+            if ready >= count:
+                return built
+            space = await new_space(control.estate, conn, shard, level)
+            operation = await control.engine.start(conn, "refill", {"spaces": [space.id]}, [], control.actor)
+        await control.engine.run(operation)
+        built += 1
+
+
+async def work(control: Control) -> int:
+    """Finish or undo what was left open, refill the warm pools, and return how many operations were worked on."""
+    worked = 0
+    while True:
+        try:
+            if await control.engine.work() is None:
+                return worked + await refill(control)
+        except OperationFailed as error:
+            log.error("%s (%s)", error, error.where)
+        worked += 1
