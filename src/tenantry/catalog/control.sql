@@ -3,6 +3,9 @@
 -- house --
 SELECT key_type, tenant_column, app_schema FROM house
 
+-- house_id --
+SELECT id FROM house
+
 -- new_house --
 INSERT INTO house (key_type, tenant_column, app_schema) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING
 

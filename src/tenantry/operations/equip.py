@@ -15,7 +15,7 @@ async def _roles(work: Work) -> None:
     """Roles belong to the whole server; the passwords were chosen when the shard was put down."""
     shard = await work.estate.shard(work.args["shard"])
     async with work.estate.root(shard.name) as conn:
-        await apply_server(conn, shard.binding)
+        await apply_server(conn, shard.binding, (await work.store.fetch("house_id"))[0]["id"])
         for login in await work.store.fetch("credentials", (shard.name,)):
             query = sql.SQL("ALTER ROLE {} PASSWORD {}")
             await conn.execute(query.format(sql.Identifier(login["role"]), sql.Literal(login["password"])))

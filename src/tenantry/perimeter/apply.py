@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from tenantry.errors import PerimeterBroken
 from tenantry.model import BindingMode, House
+from tenantry.perimeter.binder import APP
 from tenantry.perimeter.inspect import read_database, read_schemas, read_server
 from tenantry.perimeter.plan import Change, Finding, plan_database, plan_server
 from tenantry.perimeter.tables import find_holes, plan_tables
@@ -90,14 +92,26 @@ async def apply_perimeter(
     raise PerimeterBroken(f"{left.changes[0].object}: {left.changes[0].why}", where=f"database {left.database}")
 
 
-async def apply_server(conn: AsyncConnection[Any], mode: BindingMode) -> None:
-    """Bring the roles of a server into their right state.
+_HOUSE = "the house "
+
+
+async def apply_server(conn: AsyncConnection[Any], mode: BindingMode, house_id: UUID) -> None:
+    """Bring the roles of a server into their right state, and note to which house it belongs.
 
     Raises:
         PerimeterBroken: a change was refused.
     """
     for change in plan_server(await read_server(conn), mode):
         await _run(conn, change)
+    query = sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(APP), sql.Literal(f"{_HOUSE}{house_id}"))
+    await conn.execute(query)
+
+
+async def house_of(conn: AsyncConnection[Any]) -> str | None:
+    """The id of the house that a server belongs to; None: nobody's."""
+    query = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %s"
+    row = await (await conn.execute(query, (APP,))).fetchone()
+    return None if row is None or row[0] is None else str(row[0]).removeprefix(_HOUSE)
 
 
 async def _run(conn: AsyncConnection[Any], change: Change) -> None:

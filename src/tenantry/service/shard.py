@@ -11,6 +11,7 @@ from tenantry.catalog import rows
 from tenantry.catalog.store import fetch
 from tenantry.errors import Conflict, InvalidInput, OperationFailed, ServerUnsuitable
 from tenantry.model import BindingMode, Isolation, Shard, ShardState, parse_identifier, parse_name, shown
+from tenantry.perimeter.apply import house_of
 from tenantry.perimeter.binder import ADMIN, APP, OPERATOR
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
 from tenantry.service.control import Control
@@ -28,6 +29,7 @@ async def add(
     binding: BindingMode | str | None = None,
     dedicated: bool = False,
     closed: bool = False,
+    take_over: bool = False,
 ) -> Shard:
     """Take a PostgreSQL server in as a shard: roles, logins, the pooled and the template database.
 
@@ -37,11 +39,12 @@ async def add(
         binding: ``sealed`` or ``signed``; None: sealed where the server allows it.
         dedicated: takes only tenants that are sent here by name.
         closed: takes no tenants until it is opened.
+        take_over: take the server from another house, whose applications can't log in any more.
 
     Raises:
         InvalidInput: a name or the DSN has a wrong form.
         ServerUnreachable, ServerUnsuitable: it does not answer, or can't be used.
-        Conflict: there is a shard of this name.
+        Conflict: there is a shard of this name, or the server belongs to another house.
         OperationFailed: something on the server failed; run it again when that is mended.
     """
     parse_name(name, "shard")
@@ -49,6 +52,8 @@ async def add(
     mode = await _binding(dsn, control.settings.connect_seconds, binding)
     address = merge_dsn(dsn, user=None, password=None, dbname=None, options=None)
     house = await control.store.house()
+    if not take_over:
+        await _refuse_foreign(control, dsn)
     async with control.store.transaction() as conn:
         if not await fetch(conn, "new_shard", (name, address, dsn, mode, dedicated)):
             raise Conflict(f"there is a shard {name!r} already", hint="choose another name")
@@ -62,6 +67,18 @@ async def add(
     if state != "done":
         raise OperationFailed(f"the shard is not ready ({state})", where=f"operation {operation['id']}")
     return await show(control, name)
+
+
+async def _refuse_foreign(control: Control, dsn: str) -> None:
+    """Roles and their passwords belong to the whole server, so it can't serve two houses."""
+    ours = str((await control.store.fetch("house_id"))[0]["id"])
+    conn = await connect(dsn, seconds=control.settings.connect_seconds)
+    try:
+        owner = await house_of(conn)
+    finally:
+        await conn.close()
+    if owner not in (None, ours):
+        raise Conflict("the server belongs to another house", where=owner, hint="use another server, or --take-over")
 
 
 async def _binding(dsn: str, seconds: float, wanted: BindingMode | str | None) -> BindingMode:

@@ -1,6 +1,7 @@
 -- What holds for the whole house; one row.
 CREATE TABLE house (
   singleton     boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  id            uuid NOT NULL DEFAULT gen_random_uuid(),
   key_type      text NOT NULL CHECK (key_type IN ('bigint', 'uuid', 'text')),
   tenant_column text NOT NULL,
   app_schema    text NOT NULL
