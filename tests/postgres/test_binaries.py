@@ -179,6 +179,19 @@ def test_a_cache_that_others_could_have_filled_is_refused(
     assert list((open_folder / "other").iterdir()) == []
 
 
+@as_root
+def test_a_copy_that_does_not_run_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, open_folder: Path
+) -> None:
+    folder = pretend(tmp_path / "pg" / "bin", "postgres (PostgreSQL) 18.6")
+    for name in ("postgres", "initdb", "pg_ctl"):
+        (folder / name).write_text(f"#!/bin/sh\n[ -r {tmp_path} ] && echo 'postgres (PostgreSQL) 18.6'\n")
+    monkeypatch.setattr(module, "CACHE", open_folder / "cache")
+    with pytest.raises(ServerUnsuitable, match="don't work where they were copied to"):
+        Binaries.at(folder).runnable_by(Account.choose())
+    assert [path.name for path in (open_folder / "cache").iterdir()] == ["lock"]
+
+
 def hide(folder: Path) -> Binaries:
     """The installation under test, where only root can read it; the wheel's libraries lie beside its package."""
     prefix = Binaries.find().folder.resolve().parent

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -32,6 +33,13 @@ class TestKept:
             assert first.is_running()
             LocalServer(directory).start().stop()
             assert not first.is_running()
+
+    def test_a_server_that_is_not_ready_yet_is_not_joined(self, directory: Path) -> None:
+        with local(directory):
+            pid_file = directory / "server" / "data" / "postmaster.pid"
+            pid_file.write_text(pid_file.read_text().replace("ready   ", "starting"))
+            with pytest.raises(ServerUnreachable, match="still starting"):
+                local(directory).start()
 
     def test_asking_for_another_port_of_a_running_server_is_refused(self, directory: Path) -> None:
         with local(directory) as first, pytest.raises(InUse, match=str(first.port)):
@@ -93,6 +101,40 @@ class TestKept:
         with pytest.raises(ServerUnsuitable, match="belongs to PostgreSQL 15") as caught:
             local(directory, binaries=newer).start()
         assert "TENANTRY_PG_BIN" in str(caught.value.hint)
+
+
+class TestSetUp:
+    """What a machine may lack, played by an ``initdb`` that says so and otherwise is the real one."""
+
+    def programs(self, folder: Path, lack: str) -> Binaries:
+        real = Binaries.find().folder
+        for name in ("postgres", "pg_ctl", "initdb"):
+            script = folder / "bin" / name
+            script.parent.mkdir(exist_ok=True)
+            script.write_text(f"#!/bin/sh\n{lack if name == 'initdb' else ''}\nexec '{real}/{name}' \"$@\"\n")
+            script.chmod(0o755)
+        return Binaries.at(folder)
+
+    def test_a_machine_without_the_locale_gets_the_plain_one(self, open_folder: Path) -> None:
+        no_locale = """case "$*" in *C.UTF-8*) echo 'initdb: error: invalid locale name "C.UTF-8"' >&2; exit 1;; esac"""
+        with local(binaries=self.programs(open_folder, no_locale)) as server:
+            assert ask(server.dsn(), "SELECT datcollate FROM pg_database WHERE datname = current_database()") == "C"
+            assert ask(server.dsn(), "SELECT current_setting('server_encoding')") == "UTF8"
+
+    def test_a_full_disk_is_said(self, open_folder: Path, directory: Path) -> None:
+        full = """case "$*" in *-D*) echo 'initdb: error: No space left on device' >&2; echo bye >&2; exit 1;; esac"""
+        with pytest.raises(ServerUnreachable, match="No space left") as caught:
+            local(directory, binaries=self.programs(open_folder, full)).start()
+        assert "disk" in str(caught.value.hint)
+        with local(directory) as server:
+            assert ask(server.dsn(), "SELECT 1") == 1
+
+    def test_programs_that_have_gone_meanwhile_are_named(self, open_folder: Path, directory: Path) -> None:
+        with local(directory, binaries=self.programs(open_folder, "")) as server:
+            shutil.rmtree(open_folder / "bin")
+            with pytest.raises(ServerUnsuitable, match="pg_ctl can't be run"):
+                server.stop()
+            LocalServer(directory).start().stop()
 
 
 class TestPaths:

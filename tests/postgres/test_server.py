@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tenantry.errors import InvalidInput, ServerUnreachable
 from tenantry.postgres import server as server_module
 from tenantry.postgres.account import wait_for_end
+from tenantry.postgres.cluster import Cluster
 from tenantry.postgres.server import LocalServer
 from tests.fixtures.servers import Database
 from tests.postgres.helpers import as_root, ask, is_root, local, postmaster, run, socket_folder
@@ -190,6 +191,30 @@ class TestLife:
         with local().start() as server:
             pid = postmaster(server)
         assert wait_for_end(pid)
+
+    def test_a_start_that_is_interrupted_leaves_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, open_folder: Path
+    ) -> None:
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("tempfile.tempdir", str(open_folder))
+        monkeypatch.setattr(Cluster, "make_socket", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            local().start()
+        assert list(open_folder.iterdir()) == []
+
+    def test_a_server_that_waits_for_its_clients_too_long_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server_module, "_PATIENCE", 1)
+        with local() as server, contextlib.closing(psycopg.connect(server.dsn())):
+            with pytest.raises(ServerUnreachable, match="does not stop") as caught:
+                server.stop("smart")
+            assert "immediate" in str(caught.value.hint)
+
+    def test_without_a_place_for_temporary_files_the_error_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+        with pytest.raises(InvalidInput, match="temporary files"):
+            local().start()
 
     def test_before_the_start_there_is_no_dsn(self) -> None:
         server = local()

@@ -116,17 +116,14 @@ class Binaries:
         A copy is made once per build, below /var/cache/tenantry, and shared; it may be deleted when no server runs.
 
         Raises:
-            ServerUnsuitable: the account can't run the copy either, or it can't be made.
+            ServerUnsuitable: a copy can't be made, or does not run.
         """
         if not account.is_other or _runs(self.folder, account):
             return self
         try:
-            copy = Binaries(_cached_copy(self.folder, self.text), self.version, self.text)
+            return Binaries(_cached_copy(self.folder, self.text, account), self.version, self.text)
         except OSError as error:
             raise _not_runnable(self.folder, str(error)) from error
-        if not _runs(copy.folder, account):
-            raise _not_runnable(copy.folder, "the copy does not run")
-        return copy
 
 
 def _candidates() -> Iterator[str]:
@@ -188,7 +185,7 @@ def _not_runnable(folder: Path, reason: str) -> ServerUnsuitable:
     )
 
 
-def _cached_copy(folder: Path, text: str) -> Path:
+def _cached_copy(folder: Path, text: str, account: Account) -> Path:
     """Copy an installation to where every user can run it; give back the copy's ``bin``."""
     prefix = folder.resolve().parent
     cache = owned_folder(CACHE, 0o755)
@@ -204,6 +201,9 @@ def _cached_copy(folder: Path, text: str) -> Path:
             if libraries.is_dir():
                 _copy_tree(libraries, work / libraries.name)
             _open_to_all(work)
+            if not _runs(work / inside / "bin", account):
+                shutil.rmtree(work)
+                raise OSError("they don't work where they were copied to")
             work.rename(target)
     return target / inside / "bin"
 
