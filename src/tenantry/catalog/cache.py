@@ -114,6 +114,12 @@ class TenantCache:
             self._names.clear()
             self._absent.clear()
 
+    def start_over(self) -> None:
+        """In the child of a fork: as new. The lock may have been held when the process was copied."""
+        self._lock = Lock()
+        self.listening = False
+        self.clear()
+
     def _drop(self, tenant_id: UUID) -> None:
         old = self._tenants.pop(tenant_id, None)
         for name in old[2] if old else ():

@@ -27,6 +27,7 @@ from tenantry.errors import NotFound, ServerUnreachable, TenantNotFound
 from tenantry.model import Tenant, shown
 from tenantry.postgres import sqlfile
 from tenantry.postgres.connect import APPLICATION_NAME, merge_dsn, shown_dsn
+from tenantry.postgres.forks import in_child, leave_to_parent
 
 log = logging.getLogger("tenantry.catalog")
 
@@ -57,6 +58,7 @@ class CatalogView:
         self._fleet_at = 0.0
         self._fleet_changed = True
         self._opening = threading.Lock()
+        in_child(self._in_child)
 
     def open(self) -> None:
         """Connect, listen, and read the fleet. Calls after the first do nothing.
@@ -133,6 +135,10 @@ class CatalogView:
         self._fleet_at = time.monotonic()
         return fleet
 
+    def forget_fleet(self) -> None:
+        """Read the fleet again when it is asked for next."""
+        self._fleet_changed = True
+
     def known_fleet(self) -> FleetView:
         """The fleet as it is in memory; no I/O.
 
@@ -142,6 +148,12 @@ class CatalogView:
         if self._fleet is None:
             raise NotFound("the view of the catalog is not open", hint="call open() on the router first")
         return self._fleet
+
+    def _in_child(self) -> None:
+        leave_to_parent(self._pool, self._listener)
+        self._pool = self._listener = self._fleet = None
+        self._opening = threading.Lock()
+        self.cache.start_over()
 
     def _fetch(self, name: Name, *, stale: bool = True) -> Tenant:
         if self.cache.is_absent(name, time.monotonic()):

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
 
 from tenantry.catalog.fleet_view import ActiveKey, FleetView
 from tenantry.context import Scope, current_scope, current_tenant
-from tenantry.errors import CrossedTenants, ShardNotFound, TenantDeleted, TenantNotReady, TenantSuspended
+from tenantry.errors import (
+    BindingRefused,
+    CrossedTenants,
+    DirtyBackend,
+    ServerUnreachable,
+    ShardNotFound,
+    TenantDeleted,
+    TenantMoved,
+    TenantNotReady,
+    TenantSuspended,
+)
 from tenantry.model import Isolation, Mode, Placement, Tenant, TenantState
+from tenantry.perimeter.connection import BoundConnectionMixin, Guard, Mint
 from tenantry.perimeter.token import Signer
 from tenantry.postgres.connect import merge_dsn
 from tenantry.settings import Settings, load
@@ -33,6 +48,17 @@ class Target:
         return f"{self.shard}/{self.database}"
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way of one tenant's transactions: where to, and with what a connection is bound to the tenant."""
+
+    tenant: Tenant
+    target: Target
+    key: ActiveKey
+    mint: Mint = field(repr=False)
+    guard: Guard = field(repr=False)
+
+
 class RouterCore:
     """The decisions of a router.
 
@@ -43,6 +69,18 @@ class RouterCore:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load()
         self._signers: tuple[ActiveKey, Signer] | None = None
+        self._targets: tuple[FleetView | None, dict[tuple[str, str, bool], Target]] = None, {}
+
+    def route(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Route:
+        """The way to a tenant.
+
+        Raises:
+            TenantNotReady, TenantSuspended, TenantDeleted: it may not work now.
+            ShardNotFound: the view does not know the shard, or its login.
+        """
+        target = self.target(tenant, fleet)
+        mint = self.mint(tenant, target, mode, fleet)
+        return Route(tenant, target, fleet.signing_key(), mint, guard(tenant))
 
     def target(self, tenant: Tenant, fleet: FleetView) -> Target:
         """The database where a tenant lives, with the application's login.
@@ -52,6 +90,17 @@ class RouterCore:
             ShardNotFound: the view does not know the shard, or its login.
         """
         placement = admitted(tenant)
+        own = placement.isolation is Isolation.DATABASE
+        known = self._targets
+        if known[0] is not fleet:
+            known = self._targets = fleet, {}
+        place = placement.shard, placement.database, own
+        found = known[1].get(place)
+        if found is None:
+            found = known[1][place] = self._target(placement, own, fleet)
+        return found
+
+    def _target(self, placement: Placement, own: bool, fleet: FleetView) -> Target:
         shard = fleet.shard(placement.shard)
         login = fleet.logins.get(shard.name)
         if login is None:
@@ -66,7 +115,6 @@ class RouterCore:
             application_name="tenantry",
             connect_timeout=max(2, round(self.settings.connect_seconds)),
         )
-        own = placement.isolation is Isolation.DATABASE
         size = min(OWN_DATABASE_CONNECTIONS, self.settings.pool_size) if own else self.settings.pool_size
         return Target(shard.name, placement.database, login.role, dsn, size)
 
@@ -102,6 +150,36 @@ class RouterCore:
         return Scope(tenant, wanted)
 
 
+class Attempts:
+    """How often a transaction is begun anew before its error becomes the caller's.
+
+    Args:
+        size: the most connections to the database; each may have been left dirty.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left: dict[type[Exception], int] = {
+            TenantMoved: 3,
+            DirtyBackend: size + 1,
+            BindingRefused: 1,
+            ServerUnreachable: 1,
+            psycopg.OperationalError: 3,
+        }
+
+    def allow(self, error: Exception, *, lost: bool) -> bool:
+        """Whether another attempt makes sense.
+
+        Args:
+            error: why the transaction did not begin.
+            lost: whether the connection has ended.
+        """
+        kind = next((kind for kind in self._left if isinstance(error, kind)), None)
+        if kind is None or (kind is psycopg.OperationalError and not lost) or not self._left[kind]:
+            return False
+        self._left[kind] -= 1
+        return True
+
+
 def admitted(tenant: Tenant) -> Placement:
     """The placement of a tenant that may work now.
 
@@ -117,12 +195,37 @@ def admitted(tenant: Tenant) -> Placement:
     return tenant.placement
 
 
-def guard(tenant: Tenant) -> Callable[[], None]:
-    """What refuses a statement of this tenant's connection in the scope of another tenant."""
+def guard(tenant: Tenant) -> Guard:
+    """What refuses a statement of this tenant's connection in the scope of another tenant, and in another process."""
+    pid = os.getpid()
 
     def check() -> None:
+        if os.getpid() != pid:
+            raise CrossedTenants(
+                "a connection was used in a child of the process that opened it",
+                hint="fork outside of transactions; the child then opens its own connections",
+            )
         scope = current_scope()
         if scope is not None and scope.tenant.id != tenant.id:
             raise CrossedTenants("a connection of one tenant was used in the scope of another")
 
     return check
+
+
+def is_reusable(conn: BoundConnectionMixin) -> bool:
+    """Whether a connection that comes back may serve somebody else: in doubt it may not.
+
+    This is about the driver's side; what SQL may have left on the server, the binder sees.
+    """
+    if conn.closed or conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE or conn.autocommit:
+        return False
+    options: tuple[Any, ...] = conn.isolation_level, conn.read_only, conn.deferrable
+    return all(option is None for option in options)
+
+
+def unreachable(target: Target, error: psycopg.Error) -> ServerUnreachable:
+    """What it means that no connection could be made."""
+    lines = str(error).strip().splitlines()
+    return ServerUnreachable(
+        f"the shard does not answer: {lines[-1].strip() if lines else 'no reason'}", where=target.name
+    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -13,15 +14,15 @@ import psycopg
 
 from tenantry.catalog.view import CatalogView
 from tenantry.context import tenant_scope
-from tenantry.errors import InvalidInput, TenantMoved
+from tenantry.errors import DirtyBackend, InvalidInput, TenantMoved, TenantryError
 from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
 from tenantry.perimeter.connection import BoundConnection
 from tenantry.resolve import Claim, ClaimKind
-from tenantry.routing.core import RouterCore, admitted, guard
+from tenantry.routing.core import Attempts, Route, RouterCore, admitted
 from tenantry.routing.pools import Pools
 from tenantry.settings import Settings
 
-_ATTEMPTS = 4
+log = logging.getLogger("tenantry.routing")
 
 
 class Router(RouterCore):
@@ -146,22 +147,41 @@ class Router(RouterCore):
             yield self._begin(stack, scope.tenant, scope.mode)
 
     def _begin(self, stack: ExitStack, tenant: Tenant, mode: Mode) -> BoundConnection:
-        """Begin where the tenant lives; go on where it has moved to, and past connections that had been lost unseen."""
+        """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
         tenant = self.view.peek(tenant.id) or tenant
-        for attempt in range(1, _ATTEMPTS + 1):
-            fleet = self.view.fleet()
-            target = self.target(tenant, fleet)
+        attempts: Attempts | None = None
+        while True:
+            route = self.route(tenant, mode, self.view.fleet())
             conn: BoundConnection | None = None
             try:
                 with ExitStack() as trying:
-                    conn = trying.enter_context(self.pools.lease(target))
-                    conn.bind_to(self.mint(tenant, target, mode, fleet), guard(tenant))
+                    conn = trying.enter_context(self.pools.lease(route.target))
+                    conn.bind_to(route.mint, route.guard)
                     trying.enter_context(conn.transaction())
                     stack.enter_context(trying.pop_all())
                     return conn
-            except (TenantMoved, psycopg.OperationalError) as error:
-                if attempt == _ATTEMPTS or not (isinstance(error, TenantMoved) or (conn is not None and conn.closed)):
-                    raise
-                if isinstance(error, TenantMoved):
-                    tenant = self.view.refresh(tenant)
-        raise AssertionError("unreachable")
+            except (TenantryError, psycopg.OperationalError) as error:
+                attempts = attempts or Attempts(route.target.size)
+                tenant = self.recover(error, route, attempts, lost=conn is not None and conn.closed)
+
+    def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Tenant:
+        """The tenant with which to try again, after a transaction could not begin and nothing of it has run.
+
+        Args:
+            error: why it did not begin. It is raised again if another attempt makes no sense.
+            lost: whether the connection has ended.
+        """
+        if not attempts.allow(error, lost=lost):
+            raise error
+        if lost or isinstance(error, DirtyBackend):
+            log.warning("a connection to %s is discarded: %s", route.target.name, error)
+        if lost:
+            self.pools.forget(route.target)
+        if lost or isinstance(error, DirtyBackend):
+            return route.tenant
+        self.view.forget_fleet()
+        tenant = self.view.refresh(route.tenant)
+        news = self.route(tenant, Mode.READ_ONLY, self.view.fleet())
+        if not isinstance(error, TenantMoved) and (news.target, news.key) == (route.target, route.key):
+            raise error
+        return tenant

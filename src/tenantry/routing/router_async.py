@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
@@ -12,15 +13,15 @@ import psycopg
 
 from tenantry.catalog.view_async import AsyncCatalogView
 from tenantry.context import tenant_scope
-from tenantry.errors import InvalidInput, TenantMoved
+from tenantry.errors import DirtyBackend, InvalidInput, TenantMoved, TenantryError
 from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
 from tenantry.perimeter.connection import AsyncBoundConnection
 from tenantry.resolve import Claim, ClaimKind
-from tenantry.routing.core import RouterCore, admitted, guard
+from tenantry.routing.core import Attempts, Route, RouterCore, admitted
 from tenantry.routing.pools_async import AsyncPools
 from tenantry.settings import Settings
 
-_ATTEMPTS = 4
+log = logging.getLogger("tenantry.routing")
 
 
 class AsyncRouter(RouterCore):
@@ -147,22 +148,41 @@ class AsyncRouter(RouterCore):
             yield await self._begin(stack, scope.tenant, scope.mode)
 
     async def _begin(self, stack: AsyncExitStack, tenant: Tenant, mode: Mode) -> AsyncBoundConnection:
-        """Begin where the tenant lives; go on where it has moved to, and past connections that had been lost unseen."""
+        """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
         tenant = self.view.peek(tenant.id) or tenant
-        for attempt in range(1, _ATTEMPTS + 1):
-            fleet = await self.view.fleet()
-            target = self.target(tenant, fleet)
+        attempts: Attempts | None = None
+        while True:
+            route = self.route(tenant, mode, await self.view.fleet())
             conn: AsyncBoundConnection | None = None
             try:
                 async with AsyncExitStack() as trying:
-                    conn = await trying.enter_async_context(self.pools.lease(target))
-                    conn.bind_to(self.mint(tenant, target, mode, fleet), guard(tenant))
+                    conn = await trying.enter_async_context(self.pools.lease(route.target))
+                    conn.bind_to(route.mint, route.guard)
                     await trying.enter_async_context(conn.transaction())
                     await stack.enter_async_context(trying.pop_all())
                     return conn
-            except (TenantMoved, psycopg.OperationalError) as error:
-                if attempt == _ATTEMPTS or not (isinstance(error, TenantMoved) or (conn is not None and conn.closed)):
-                    raise
-                if isinstance(error, TenantMoved):
-                    tenant = await self.view.refresh(tenant)
-        raise AssertionError("unreachable")
+            except (TenantryError, psycopg.OperationalError) as error:
+                attempts = attempts or Attempts(route.target.size)
+                tenant = await self.recover(error, route, attempts, lost=conn is not None and conn.closed)
+
+    async def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Tenant:
+        """The tenant with which to try again, after a transaction could not begin and nothing of it has run.
+
+        Args:
+            error: why it did not begin. It is raised again if another attempt makes no sense.
+            lost: whether the connection has ended.
+        """
+        if not attempts.allow(error, lost=lost):
+            raise error
+        if lost or isinstance(error, DirtyBackend):
+            log.warning("a connection to %s is discarded: %s", route.target.name, error)
+        if lost:
+            self.pools.forget(route.target)
+        if lost or isinstance(error, DirtyBackend):
+            return route.tenant
+        self.view.forget_fleet()
+        tenant = await self.view.refresh(route.tenant)
+        news = self.route(tenant, Mode.READ_ONLY, await self.view.fleet())
+        if not isinstance(error, TenantMoved) and (news.target, news.key) == (route.target, route.key):
+            raise error
+        return tenant

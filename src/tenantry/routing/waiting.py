@@ -1,19 +1,75 @@
-"""Waiting on a condition for a bounded time, for tasks and for threads."""
+"""Waiting for a place in the ledger, for tasks and for threads."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+from threading import Event
+
+from tenantry.errors import NoCapacity
+from tenantry.routing.ledger import Drop, Key, Ledger, Place
 
 
-async def wait_async(condition: asyncio.Condition, seconds: float) -> None:
-    """Wait until the condition, which the caller holds, is notified; at most ``seconds``."""
+async def take_async(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float) -> Place:
+    """A place for a connection; see :meth:`Ledger.take`.
+
+    Args:
+        seconds: how long to wait for one.
+
+    Raises:
+        NoCapacity: none became free in time.
+    """
+    place = ledger.take(key, size, drop)
+    if place is not None:
+        return place
+    loop = asyncio.get_running_loop()
+    served: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(_resolve, served)
+        except RuntimeError:  # the loop has ended, and with it who waited
+            ledger.leave(waiter)
+
+    waiter = ledger.queue(key, size, drop, wake)
     try:
-        await asyncio.wait_for(condition.wait(), max(0.0, seconds))
-    except TimeoutError:
-        return
+        if waiter.place is None:
+            await asyncio.wait([served], timeout=max(0.0, seconds))
+    except BaseException:
+        ledger.leave(waiter)
+        raise
+    return ledger.collect(waiter) or _refuse(ledger, key, size, seconds)
 
 
-def wait(condition: threading.Condition, seconds: float) -> None:
+def take(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float) -> Place:
     """The same for threads."""
-    condition.wait(max(0.0, seconds))
+    place = ledger.take(key, size, drop)
+    if place is not None:
+        return place
+    served = Event()
+    waiter = ledger.queue(key, size, drop, served.set)
+    try:
+        if waiter.place is None:
+            served.wait(max(0.0, seconds))
+    except BaseException:
+        ledger.leave(waiter)
+        raise
+    return ledger.collect(waiter) or _refuse(ledger, key, size, seconds)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _refuse(ledger: Ledger, key: Key, size: int, seconds: float) -> Place:
+    if ledger.count(key) >= size:
+        raise NoCapacity(
+            f"no connection became free in {seconds:g} s: all {size} to this database are in use",
+            where=key.target.name,
+            hint="raise the setting pool_size, or find what holds transactions open",
+        )
+    raise NoCapacity(
+        f"no connection became free in {seconds:g} s: all {ledger.budget} of this process are in use",
+        where=key.target.name,
+        hint="raise the setting pool_budget, or find what holds transactions open",
+    )
