@@ -20,9 +20,10 @@ _HEAD = """# Benchmarks
 
 <!-- Written by tools/benchmarks_page.py from benchmarks/results; change those instead. -->
 
-One program per claim. `make bench NAME=bind` runs one, `make bench` all. Both sides run in turn (A B A B ...) in one process tree
-on one machine and have to give the same answers; what counts is the median of the ratios of neighbouring runs. The absolute times
-only show the order of magnitude: never compare them across runs. A ratio of 1.10 means that ours takes 10 % longer.
+One program per claim. `make bench NAME=bind` runs one, `make bench` all. Both sides run in turn (A B A B ...) in one
+process tree on one machine and have to give the same answers; what counts is the median of the ratios of neighbouring
+runs. The absolute times only show the order of magnitude: never compare them across runs. A ratio of 1.10 means that
+ours takes 10 % longer.
 """
 
 
@@ -37,9 +38,8 @@ def render(results: list[dict[str, Any]]) -> str:
             f" Run it with `make bench NAME={result['benchmark']}`.\n"
         )
         if result["ratios"]:
-            parts.append(
-                "\n| what | ratio | lowest | highest | pairs | ours, µs | other, µs | goal |\n|---|---|---|---|---|---|---|---|\n"
-            )
+            columns = ("what", "ratio", "lowest", "highest", "pairs", "ours, µs", "other, µs", "goal")
+            parts.append(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n")
             parts += [_ratio(row) for row in result["ratios"]]
         if result["counts"]:
             parts.append("\n| what | count | goal |\n|---|---|---|\n")
