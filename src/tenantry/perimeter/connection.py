@@ -10,6 +10,7 @@ and the database refuses what follows.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,11 +38,12 @@ else:
     _Base = object
 
 BIND = b"SELECT tenantry.bind_v1($1)"
-_BIND_NAME = b"_tenantry_bind"
 
 _IDLE = pq.TransactionStatus.IDLE
 _FATAL = pq.ExecStatus.FATAL_ERROR
 _PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
+_NO_SUCH_STATEMENT = b"26000"
+_BEGUN_AND_PREPARED = 2
 
 _SQLSTATE = pq.DiagnosticField.SQLSTATE
 _DUPLICATE = b"42P05"
@@ -67,8 +69,10 @@ class BoundConnectionMixin(_Base):
 
     _mint: Mint | None = None
     _guard: Guard | None = None
-    _bind_prepared = False
+    _bind_name: bytes | None = None
     prepare_bind = True
+    """Whether the binding is a prepared statement. Behind a pooler it must not be one: the pooler may hand the
+    transaction to a backend that does not have it, or have one of a name that can be guessed."""
 
     def bind_to(self, mint: Mint, guard: Guard | None = None) -> None:
         """Bind the transactions that follow.
@@ -76,7 +80,14 @@ class BoundConnectionMixin(_Base):
         Args:
             mint: makes the token for each transaction.
             guard: is called before each statement.
+
+        Raises:
+            CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
         """
+        if self.pgconn.status == pq.ConnStatus.OK and self.pgconn.transaction_status != _IDLE:
+            raise CrossedTenants(
+                "a connection was bound anew while its transaction is open", hint="commit or roll back first"
+            )
         self._mint = mint
         self._guard = guard
 
@@ -87,7 +98,11 @@ class BoundConnectionMixin(_Base):
     def _start_query(self) -> PQGen[None]:
         if self._guard is not None:
             self._guard()
-        yield from super()._start_query()
+        if self._mint is None or self._pipeline is None:
+            yield from super()._start_query()
+        elif not self._autocommit and self.pgconn.transaction_status == _IDLE:
+            # As psycopg, without its synchronisation: _queue_bound has done that.
+            yield from self._exec_command(self._get_tx_start_command())
 
     def _exec_command(self, command: Any, result_format: pq.Format = pq.Format.TEXT) -> PQGen[Any]:
         if self._mint is not None and isinstance(command, bytes) and command.startswith(b"BEGIN"):
@@ -95,6 +110,11 @@ class BoundConnectionMixin(_Base):
                 self._guard()
             return (yield from self._begin_bound(command))
         return (yield from super()._exec_command(command, result_format))
+
+    def _deallocate(self, name: bytes | None) -> PQGen[None]:
+        if name is None:  # psycopg drops all prepared statements after a rollback, ours with them
+            self._bind_name = None
+        yield from super()._deallocate(name)
 
     def _get_tx_start_command(self) -> bytes:
         command = super()._get_tx_start_command()
@@ -109,62 +129,84 @@ class BoundConnectionMixin(_Base):
             yield from self._queue_bound(begin, token)
             return
         failed = yield from self._send_bound(begin, token)
-        if failed is not None and failed.error_field(_SQLSTATE) in _PREPARED_OTHERWISE:
-            # The statement was dropped behind our back (DEALLOCATE ALL), or is there from a failed attempt.
-            self._bind_prepared = failed.error_field(_SQLSTATE) == _DUPLICATE
-            yield from self._rollback_begun()
+        if failed is not None and failed.error_field(pq.DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
+            # SQL has dropped the prepared statements behind our back: psycopg's are gone as well.
+            yield from super()._exec_command(b"ROLLBACK")
+            self._prepared.clear()
+            yield from self._prepared.maintain_gen(self)
+            self._bind_name = None
             failed = yield from self._send_bound(begin, token)
         if failed is not None:
-            yield from self._rollback_begun()
-            error = psycopg.errors.error_from_result(failed, encoding=self.pgconn._encoding)
-            raise translate(error) from error
-        self._bind_prepared = self.prepare_bind
+            yield from self._refuse(failed)
 
     def _send_bound(self, begin: bytes, token: bytes) -> PQGen[Any]:
-        """Send both in one message; return the first result that failed, or None."""
+        """Begin and bind in one round trip; return what failed, or None."""
         pgconn = self.pgconn
+        name = self._bind_name
         pgconn.enter_pipeline_mode()
         try:
             pgconn.send_query_params(begin, None)
             if not self.prepare_bind:
                 pgconn.send_query_params(BIND, [token])
             else:
-                if not self._bind_prepared:
-                    pgconn.send_prepare(_BIND_NAME, BIND)
-                pgconn.send_query_prepared(_BIND_NAME, [token])
+                if name is None:
+                    # SQL that knew the name could put a statement of its own in this place, and collect tokens.
+                    name = b"_tenantry_" + secrets.token_hex(16).encode()
+                    pgconn.send_prepare(name, BIND)
+                pgconn.send_query_prepared(name, [token])
             pgconn.pipeline_sync()
             yield from generators.send(pgconn)
-            return (yield from _first_failure(pgconn))
-        finally:
-            if pgconn.status == pq.ConnStatus.OK:
-                pgconn.exit_pipeline_mode()
-
-    def _rollback_begun(self) -> PQGen[None]:
-        if self.pgconn.transaction_status != _IDLE:
-            yield from super()._exec_command(b"ROLLBACK")
+            done, failed = yield from _read_to_sync(pgconn)
+            pgconn.exit_pipeline_mode()
+        except BaseException:
+            # Nobody can tell whether it is bound, and to whom: interrupted, abandoned, or the server is gone.
+            pgconn.finish()
+            raise
+        if self.prepare_bind and self._bind_name is None and done >= _BEGUN_AND_PREPARED:
+            self._bind_name = name
+        return failed
 
     def _queue_bound(self, begin: bytes, token: bytes) -> PQGen[None]:
-        """Inside ``connection.pipeline()``: psycopg sends and reads; errors appear at its next synchronisation."""
+        """Inside ``connection.pipeline()``: psycopg sends and reads."""
         pipeline = self._pipeline
         assert pipeline is not None
         pipeline.command_queue.append(partial(self.pgconn.send_query_params, begin, None))
         pipeline.command_queue.append(partial(self.pgconn.send_query_params, BIND, [token]))
         pipeline.result_queue.extend((None, None))
-        yield from pipeline._communicate_gen()
+        try:
+            yield from pipeline._sync_gen()
+        except psycopg.Error as error:
+            if self.pgconn.transaction_status != _IDLE:
+                yield from super()._exec_command(b"ROLLBACK")
+                yield from pipeline._sync_gen()
+            raise self._explain(error) from error
+
+    def _refuse(self, failed: Any) -> PQGen[None]:
+        error = psycopg.errors.error_from_result(failed, encoding=self.pgconn._encoding)
+        if self.pgconn.transaction_status != _IDLE:
+            yield from super()._exec_command(b"ROLLBACK")
+        raise self._explain(error) from error
+
+    def _explain(self, error: psycopg.Error) -> Exception:
+        meaning = translate(error)
+        if isinstance(meaning, DirtyBackend):
+            self.pgconn.finish()
+        return meaning
 
 
-def _first_failure(pgconn: Any) -> PQGen[Any]:
-    """Read the results up to the synchronisation point; return the first that failed."""
-    failed = None
+def _read_to_sync(pgconn: Any) -> PQGen[tuple[int, Any]]:
+    """Read the results up to the synchronisation point; return how many were good, and the first that failed."""
+    done, failed = 0, None
     while True:
         result = yield from generators.fetch(pgconn)
         if result is None:
             if pgconn.status != pq.ConnStatus.OK:
                 raise psycopg.OperationalError("the connection was lost while the transaction began")
-            continue
-        if result.status == _PIPELINE_SYNC:
-            return failed
-        if result.status == _FATAL and failed is None:
+        elif result.status == _PIPELINE_SYNC:
+            return done, failed
+        elif result.status != _FATAL:
+            done += failed is None
+        elif failed is None:
             failed = result
 
 
