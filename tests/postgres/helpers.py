@@ -45,7 +45,7 @@ def python(program: str, *arguments: object) -> subprocess.Popen[str]:
     """Another process that uses LocalServer; it says what it has to say on one line, and waits for its input to end."""
     head = "import os, sys\nfrom tenantry.postgres.server import *\n"
     command = [sys.executable, "-c", head + textwrap.dedent(program), *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def said(process: subprocess.Popen[str]) -> str:

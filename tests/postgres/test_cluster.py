@@ -62,6 +62,15 @@ class TestKept:
         process.communicate()
         assert ask(dsn, "SELECT 1") == 1
 
+    def test_the_log_is_of_the_last_start_and_the_one_before_is_kept(self, directory: Path) -> None:
+        with local(directory) as server:
+            run(
+                server.dsn(), "SELECT set_config('log_min_messages', 'log', false); DO $$BEGIN RAISE LOG 'first'; END$$"
+            )
+            server.restart()
+            assert "first" not in (directory / "server" / "log").read_text()
+            assert "first" in (directory / "server" / "log.old").read_text()
+
     def test_a_relative_directory_stays_where_it_was_named(
         self, open_folder: Path, monkeypatch: pytest.MonkeyPatch, directory: Path
     ) -> None:
@@ -143,6 +152,8 @@ class TestPaths:
         [
             "with space and ünïcödé 東京 🏠",
             """$(touch hurt) `touch hurt` "double" 'single' \\ ; & | %s""",
+            """'a' "b" \\ $c""",
+            os.fsdecode(b"no UTF-8 \xff"),
             "comma, in a path",
             "odd\r\t\u2028 breaks",
             "-D",

@@ -95,6 +95,7 @@ class TestSettings:
             ("server_encoding", "UTF8"),
             ("password_encryption", "scram-sha-256"),
             ("TimeZone", "UTC"),
+            ("unix_socket_permissions", "0700"),
         ],
     )
     def test_default(self, server: LocalServer, name: str, value: str) -> None:
@@ -163,6 +164,7 @@ class TestLife:
         server.start()
         home, pid = server.directory, postmaster(server)
         assert server.is_running()
+        assert socket_folder(server).is_relative_to(home)
         server.stop()
         assert not server.is_running()
         assert not home.exists()

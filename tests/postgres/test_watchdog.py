@@ -28,7 +28,7 @@ class TestOtherProcesses:
     def test_a_temporary_server_ends_when_its_process_is_killed(self, number: signal.Signals) -> None:
         process = python(self.START + "    sys.stdin.read()")
         pid, watchdog, home = said(process).split()
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # as a terminal does: to the whole group
         process.communicate()
         assert wait_for_end(int(watchdog))
         assert wait_for_end(int(pid), 0)
