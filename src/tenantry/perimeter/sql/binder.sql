@@ -112,12 +112,19 @@ DECLARE
   resident_state pg_catalog.text;
   resident_schema pg_catalog.text;
   limits pg_catalog.text[];
+  dirty boolean;
+  setting pg_catalog.text;
 BEGIN
   SELECT pg_catalog.sha256(pg_catalog.convert_to(tenantry_priv.hmac_v1(k.ipad, k.opad,
            pg_catalog.concat(pg_catalog.left(token, -65), '|', pg_catalog.current_database(), '|', session_user)), 'UTF8'))
          OPERATOR(pg_catalog.=) pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.right(token, 64), 'UTF8')),
-         r.epoch, r.state, r.schema, p.limits
-    INTO ok, resident_epoch, resident_state, resident_schema, limits
+         r.epoch, r.state, r.schema, p.limits,
+         -- What SQL in an earlier transaction may have left on this pooled backend. Prepared statements that drivers
+         -- make by the protocol have from_sql = false and pass.
+         EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() s WHERE s.from_sql)
+         OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable)
+         OR pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+    INTO ok, resident_epoch, resident_state, resident_schema, limits, dirty
     FROM tenantry_priv.signing_keys k
     LEFT JOIN tenantry.residents r ON r.code OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 3)
     LEFT JOIN tenantry.plans p ON p.name OPERATOR(pg_catalog.=) r.plan
@@ -146,24 +153,21 @@ BEGIN
   IF resident_state OPERATOR(pg_catalog.=) 'suspended' THEN
     RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'tenantry: the tenant is suspended';
   END IF;
-  -- What SQL in an earlier transaction may have left on this pooled backend. Prepared statements that drivers make by
-  -- the protocol have from_sql = false and pass.
-  IF EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() s WHERE s.from_sql)
-     OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable)
-     OR pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN
+  IF dirty THEN
     RAISE EXCEPTION USING ERRCODE = 'TN003',
       MESSAGE = 'tenantry: the backend carries prepared statements, holdable cursors or temporary objects made by SQL',
       HINT = 'Discard this connection.';
   END IF;
   RESET ALL;
-  PERFORM pg_catalog.set_config('search_path',
-                                pg_catalog.concat(pg_catalog.quote_ident(resident_schema), ', pg_temp'), true);
+  -- Assignments, not PERFORM: a simple expression needs no query of its own.
+  setting := pg_catalog.set_config('search_path',
+                                   pg_catalog.concat(pg_catalog.quote_ident(resident_schema), ', pg_temp'), true);
   FOR n IN 1 .. coalesce(pg_catalog.cardinality(limits), 0) BY 2 LOOP
-    PERFORM pg_catalog.set_config(limits[n], limits[n OPERATOR(pg_catalog.+) 1], true);
+    setting := pg_catalog.set_config(limits[n], limits[n OPERATOR(pg_catalog.+) 1], true);
   END LOOP;
-  PERFORM tenantry_priv.seal_v1(code);
+  setting := tenantry_priv.seal_v1(code);
   IF pg_catalog.split_part(token, '.', 6) OPERATOR(pg_catalog.=) 'ro' THEN
-    PERFORM pg_catalog.set_config('transaction_read_only', 'on', true);
+    setting := pg_catalog.set_config('transaction_read_only', 'on', true);
   END IF;
   RETURN resident_epoch;
 END $$;
@@ -175,11 +179,9 @@ LANGUAGE sql STABLE
 RETURN split_part(current_setting('backtrace_functions'), 'tenantry_', 2);
 
 -- sealed_seal_v1 --
-CREATE OR REPLACE FUNCTION tenantry_priv.seal_v1(code text) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-  PERFORM pg_catalog.set_config('backtrace_functions', pg_catalog.concat('tenantry_', code), true);
-END $$;
+CREATE OR REPLACE FUNCTION tenantry_priv.seal_v1(code text) RETURNS text
+LANGUAGE sql VOLATILE
+RETURN set_config('backtrace_functions', concat('tenantry_', code), true);
 
 -- sealed_current_tenant_v1 --
 -- A body in standard SQL is parsed when it is made, so the caller's search_path can't reach it, and the planner inlines it.
@@ -211,16 +213,19 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN concat(code, '|', extract(epoch FROM now())::text, '|', current_database(), '|', session_user);
 
 -- signed_seal_v1 --
-CREATE OR REPLACE FUNCTION tenantry_priv.seal_v1(code text) RETURNS void
+CREATE OR REPLACE FUNCTION tenantry_priv.seal_v1(code text) RETURNS text
 LANGUAGE plpgsql AS $$
+DECLARE
+  seal pg_catalog.text;
 BEGIN
-  PERFORM pg_catalog.set_config('tenantry.seal', pg_catalog.concat(code, '.',
-            tenantry_priv.hmac_v1(k.ipad, k.opad, tenantry_priv.claim_v1(code))), true)
-    FROM tenantry_priv.seal_key k;
-  IF NOT FOUND THEN
+  SELECT pg_catalog.set_config('tenantry.seal', pg_catalog.concat(code, '.',
+           tenantry_priv.hmac_v1(k.ipad, k.opad, tenantry_priv.claim_v1(code))), true)
+    INTO seal FROM tenantry_priv.seal_key k;
+  IF seal IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'tenantry: this database has no seal key',
       HINT = 'Run: tenantry perimeter apply';
   END IF;
+  RETURN seal;
 END $$;
 
 -- signed_current_tenant_v1 --
