@@ -13,7 +13,7 @@ from tenantry.postgres import cluster as cluster_module
 from tenantry.postgres.account import wait_for_end
 from tenantry.postgres.binaries import Binaries
 from tenantry.postgres.server import LocalServer
-from tests.postgres.helpers import as_root, ask, local, postmaster, python, run, said, socket_folder
+from tests.postgres.helpers import as_root, ask, is_root, local, postmaster, python, run, said, socket_folder
 
 
 class TestKept:
@@ -40,6 +40,22 @@ class TestKept:
             pid_file.write_text(pid_file.read_text().replace("ready   ", "starting"))
             with pytest.raises(ServerUnreachable, match="still starting"):
                 local(directory).start()
+
+    def test_a_server_can_be_stopped_by_another_process(self, directory: Path) -> None:
+        with local(directory) as first:
+            pid, other = postmaster(first), LocalServer(directory)
+            assert other.is_running()
+            other.stop()
+            assert not other.is_running()
+            assert wait_for_end(pid)
+
+    def test_a_directory_without_a_server_stays_as_it_is(self, directory: Path) -> None:
+        server = LocalServer(directory)
+        assert not server.is_running()
+        server.stop()
+        server.crash()
+        server.remove()
+        assert not directory.exists()
 
     def test_asking_for_another_port_of_a_running_server_is_refused(self, directory: Path) -> None:
         with local(directory) as first, pytest.raises(InUse, match=str(first.port)):
@@ -234,6 +250,19 @@ class TestPaths:
         path.chmod(before)
         with local(directory) as server:
             assert ask(server.dsn(tcp=True), "SELECT 1") == 1
+
+    def test_a_link_in_the_place_of_the_lock_is_refused(self, directory: Path, tmp_path: Path) -> None:
+        directory.mkdir(mode=0o711)
+        (directory / "lock").symlink_to(tmp_path / "target")
+        with pytest.raises(InvalidInput, match="can't be used"):
+            local(directory).start()
+        assert not (tmp_path / "target").exists()
+
+    @pytest.mark.skipif(is_root, reason="root may write everywhere")
+    def test_a_directory_that_we_may_not_write_to_is_refused(self, directory: Path) -> None:
+        directory.mkdir(mode=0o500)
+        with pytest.raises(InvalidInput, match="can't be used"):
+            local(directory).start()
 
     def test_a_missing_password_file_is_named(self, directory: Path) -> None:
         with local(directory) as server:

@@ -78,8 +78,15 @@ class Cluster:
         self.account = account
         self.is_temporary = directory is None
         self.home = _temporary_home(account) if directory is None else _kept_home(directory, account)
-        with self.locked():
-            self.server = self._server_folder()
+        try:
+            with self.locked():
+                self.server = self._server_folder()
+        except BaseException as error:
+            if self.is_temporary:
+                shutil.rmtree(self.home, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise _unusable(self.home, error) from None
+            raise
         self.data = self.server / "data"
         self.log = self.server / "log"
 
@@ -289,18 +296,21 @@ def _temporary_home(account: Account) -> Path:
     return home
 
 
-def _kept_home(directory: Path, account: Account) -> Path:
-    home = directory
+def _unusable(home: Path, error: OSError | ValueError) -> InvalidInput:
+    return InvalidInput(
+        f"the directory for the local server can't be used: {getattr(error, 'strerror', error)}",
+        where=repr(str(home)),
+        hint="name a directory that you can write to, or one that does not exist yet",
+    )
+
+
+def _kept_home(home: Path, account: Account) -> Path:
     try:
         home.mkdir(mode=0o711 if account.is_other else 0o700, parents=True, exist_ok=True)
         found = home.stat()
         has_data = (home / "PG_VERSION").exists()
     except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"the directory for the local server can't be used: {getattr(error, 'strerror', error)}",
-            where=repr(str(home)),
-            hint="name a directory that you can write to, or one that does not exist yet",
-        ) from None
+        raise _unusable(home, error) from None
     if has_data:
         raise InvalidInput(
             "this is a data directory of PostgreSQL itself",

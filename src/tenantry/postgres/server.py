@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from psycopg.conninfo import make_conninfo
@@ -72,12 +71,8 @@ class LocalServer:
             process is killed.
         binaries: PostgreSQL's programs; None: the installation that the data belongs to, else :meth:`Binaries.find`.
         port: None: the one of the last start, else a free one.
-        settings: of PostgreSQL, by name; they win over ``DEFAULTS``.
+        settings: of PostgreSQL, by name, for starts by this object; they win over ``DEFAULTS``.
         listen_tcp: also listen on 127.0.0.1, with SCRAM; else on the socket alone.
-
-    Attributes:
-        binaries: the programs in use; known after :meth:`start`.
-        port: known after :meth:`start`.
 
     Raises:
         ServerUnsuitable: we are root and there is no unprivileged user to run it.
@@ -107,22 +102,23 @@ class LocalServer:
 
     @property
     def directory(self) -> Path:
-        """The folder that holds everything of this server."""
+        """The folder that holds everything of this server; known after :meth:`start`."""
         return self._started(self._cluster).home
 
     @property
     def binaries(self) -> Binaries:
-        """The programs in use."""
+        """The programs in use; known after :meth:`start`."""
         return self._started(self._binaries)
 
     @property
     def port(self) -> int:
-        """The port: part of the socket's name, and of the TCP address if the server listens there."""
+        """The port, also part of the socket's name; known after :meth:`start`."""
         return self._started(self._postmaster).port
 
     def is_running(self) -> bool:
         """Whether the server runs now; asks its socket, not our memory."""
-        return self._cluster is not None and self._cluster.find_postmaster() is not None
+        cluster = self._existing()
+        return cluster is not None and cluster.find_postmaster() is not None
 
     def start(self) -> Self:
         """Start the server and wait until it answers; does nothing if it runs.
@@ -145,7 +141,7 @@ class LocalServer:
         return self
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server, also one that ran before; a temporary one is removed. Does nothing if it does not run.
+        """Stop the server, also one that others started; a temporary one is removed. Does nothing if it does not run.
 
         Args:
             mode: as ``pg_ctl``'s: ``smart`` waits for the clients, ``fast`` disconnects them, ``immediate`` is a crash.
@@ -153,11 +149,12 @@ class LocalServer:
         Raises:
             ServerUnreachable: it does not stop within a minute.
         """
-        if self._cluster is None:
+        cluster = self._existing()
+        if cluster is None:
             return
-        self._shut_down(self._cluster, mode)
-        if self._directory is None:
-            self._clear_up(self._cluster)
+        self._shut_down(cluster, mode)
+        if cluster.is_temporary:
+            self._clear_up(cluster)
 
     def remove(self) -> None:
         """Stop the server and remove its data for good, also what an earlier process left in its directory.
@@ -166,26 +163,28 @@ class LocalServer:
             ServerUnreachable: it does not stop within a minute.
             InvalidInput: the directory can't be used.
         """
-        cluster = self._cluster or self._open()
-        with cluster.locked():
-            self._binaries = self._binaries or self._choose_binaries(cluster)
-            self._shut_down(cluster, "immediate")
-            self._clear_up(cluster)
+        cluster = self._existing()
+        if cluster is not None:
+            with cluster.locked():
+                self._shut_down(cluster, "immediate")
+                self._clear_up(cluster)
 
     def crash(self) -> None:
         """Kill every process of the server (SIGKILL). The data stays, and :meth:`start` recovers it."""
-        postmaster = self._cluster.find_postmaster() if self._cluster is not None else None
-        if self._cluster is None or postmaster is None:
+        cluster = self._existing()
+        postmaster = cluster.find_postmaster() if cluster is not None else None
+        if cluster is None or postmaster is None:
             return
         self._account.kill(postmaster.pid)
         # Until somebody reaps it, the dead process keeps its number, and PostgreSQL would believe that it lives.
-        name = f"{self._cluster.socket}/.s.PGSQL.{postmaster.port}"
-        self._cluster.run("rm", "-f", "data/postmaster.pid", name, f"{name}.lock")
+        name = f"{postmaster.socket}/.s.PGSQL.{postmaster.port}"
+        cluster.run("rm", "-f", "data/postmaster.pid", name, f"{name}.lock")
 
     def restart(self, mode: StopMode = "fast") -> None:
         """Stop and start, with the data and on the same port; ``mode`` as in :meth:`stop`."""
-        if self._cluster is not None:
-            self._shut_down(self._cluster, mode)
+        cluster = self._existing()
+        if cluster is not None:
+            self._shut_down(cluster, mode)
         self.start()
 
     def dsn(
@@ -216,9 +215,7 @@ class LocalServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the server, unless it ran before we came."""
         if self._is_ours:
             self.stop()
@@ -228,6 +225,12 @@ class LocalServer:
         if cluster.is_temporary:
             atexit.register(self._stop_at_exit, os.getpid())
         return cluster
+
+    def _existing(self) -> Cluster | None:
+        """The folder, if there is one: ours, or one that an earlier process left in the directory."""
+        if self._cluster is None and self._directory is not None and (self._directory / "server").exists():
+            self._open()
+        return self._cluster
 
     def _start_in(self, cluster: Cluster) -> None:
         self._binaries = self._choose_binaries(cluster)
@@ -312,11 +315,10 @@ class LocalServer:
         return _PORT_TAKEN in log and not port_is_fixed
 
     def _shut_down(self, cluster: Cluster, mode: StopMode) -> None:
-        if cluster.find_postmaster() is None or self._binaries is None:
+        if cluster.find_postmaster() is None:
             return
-        done = cluster.run(
-            self._binaries.tool("pg_ctl"), "stop", "-D", "data", "-m", mode, "-w", "-t", f"{_PATIENCE:.0f}"
-        )
+        pg_ctl = (self._binaries or self._choose_binaries(cluster)).tool("pg_ctl")
+        done = cluster.run(pg_ctl, "stop", "-D", "data", "-m", mode, "-w", "-t", f"{_PATIENCE:.0f}")
         if done.returncode != 0 and cluster.find_postmaster() is not None:
             raise ServerUnreachable(
                 f"the local server does not stop: {done.stderr.strip()}",
