@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -29,7 +30,7 @@ class Control:
         self, settings: Settings | None = None, *, actor: str | None = None, lease_seconds: float = LEASE_SECONDS
     ) -> None:
         self.settings = settings or load()
-        self.actor = actor or getpass.getuser()
+        self.actor = actor or _user()
         self.store = CatalogStore(self.settings.control_dsn, seconds=self.settings.connect_seconds)
         self.estate = Estate(self.store, self.settings)
         self.engine = Engine(self.store, self.estate, KINDS, lease_seconds=lease_seconds)
@@ -48,3 +49,11 @@ class Control:
     async def audit(self, action: str, subject: str, reason: str | None = None, **detail: Any) -> None:
         """Write a line of the audit log."""
         await self.store.fetch("audit", (self.actor, action, subject, reason, Jsonb(detail)))
+
+
+def _user() -> str:
+    """The operating system's user; by number where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

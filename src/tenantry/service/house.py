@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_bytes, token_hex, token_urlsafe
 
@@ -126,42 +128,84 @@ async def migrate(control: Control) -> str:
     return await control.engine.run(operation)
 
 
-async def refill(control: Control) -> int:
-    """Build what is missing from the warm pools, and return how many homes were built."""
+async def refill(control: Control, *, until: asyncio.Event | None = None) -> int:
+    """Build what is missing from the warm pools, and return how many homes were built.
+
+    Args:
+        until: when it is set, no further home is begun.
+
+    Raises:
+        OperationFailed: a home could not be built; the other pools have been refilled.
+    """
     built = 0
-    wanted: dict[Isolation, int] = {}
-    for row in await control.store.fetch("plans"):
-        level = Isolation(row["isolation"])
-        wanted[level] = max(wanted.get(level, 0), row["warm"])
-    wanted.pop(Isolation.POOLED, None)
-    for shard in await control.store.fetch("open_shards"):
-        for level, count in wanted.items():
-            if not shard["dedicated"]:
-                built += await _refill(control, shard["name"], level, count)
+    failed: OperationFailed | None = None
+    for (shard, level), count in (await missing_homes(control)).items():
+        try:
+            while count > 0 and not _is_set(until) and await _build(control, shard, level):
+                built += 1
+                count -= 1
+        except OperationFailed as error:
+            log.error("%s (%s)", error, error.where)
+            failed = failed or error
+    if failed is not None:
+        raise failed
     return built
 
 
-async def _refill(control: Control, shard: str, level: Isolation, count: int) -> int:
-    built = 0
-    while True:
-        async with control.store.transaction() as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantry refill', 0))")
-            ready = (await fetch(conn, "ready_spaces", (shard, level)))[0]["ready"]
-            if ready >= count:
-                return built
-            space = await new_space(control.estate, conn, shard, level)
-            operation = await control.engine.start(conn, "refill", {"spaces": [space.id]}, [], control.actor)
-        await control.engine.run(operation)
-        built += 1
+async def missing_homes(control: Control) -> dict[tuple[str, Isolation], int]:
+    """How many homes the warm pools lack, for each shard and level that has one."""
+    wanted = await _wanted(control)
+    missing = {}
+    for shard in await control.store.fetch("open_shards"):
+        for level, count in wanted.items():
+            if not shard["dedicated"]:
+                ready = (await control.store.fetch("ready_spaces", (shard["name"], level)))[0]["ready"]
+                missing[shard["name"], level] = max(0, count - ready)
+    return missing
 
 
-async def work(control: Control) -> int:
-    """Finish or undo what was left open, refill the warm pools, and return how many operations were worked on."""
+async def _wanted(control: Control) -> dict[Isolation, int]:
+    wanted: dict[Isolation, int] = {}
+    for row in await control.store.fetch("plans"):
+        level = Isolation(row["isolation"])
+        if level is not Isolation.POOLED:
+            wanted[level] = max(wanted.get(level, 0), row["warm"])
+    return wanted
+
+
+async def _build(control: Control, shard: str, level: Isolation) -> bool:
+    """Build one home; not if others have filled the pool meanwhile."""
+    wanted = (await _wanted(control)).get(level, 0)
+    async with control.store.transaction() as conn:
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantry refill', 0))")
+        if (await fetch(conn, "ready_spaces", (shard, level)))[0]["ready"] >= wanted:
+            return False
+        space = await new_space(control.estate, conn, shard, level)
+        operation = await control.engine.start(conn, "refill", {"spaces": [space.id]}, [], control.actor)
+    await control.engine.run(operation)
+    return True
+
+
+async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
+    """Finish or undo what was left open, refill the warm pools, and return how many operations were worked on.
+
+    What fails is logged, and tried again when its time has come.
+
+    Args:
+        until: when it is set, no further operation is begun.
+    """
     worked = 0
-    while True:
+    while not _is_set(until):
         try:
             if await control.engine.work() is None:
-                return worked + await refill(control)
+                break
         except OperationFailed as error:
             log.error("%s (%s)", error, error.where)
         worked += 1
+    with suppress(OperationFailed):
+        worked += await refill(control, until=until)
+    return worked
+
+
+def _is_set(event: asyncio.Event | None) -> bool:
+    return event is not None and event.is_set()

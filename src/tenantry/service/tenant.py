@@ -91,7 +91,7 @@ async def create_many(
     groups: dict[Isolation, list[NewTenant]] = {}
     plans = {name: await control.store.plan(name) for name in {tenant.plan for tenant in tenants}}
     for tenant in tenants:
-        groups.setdefault(chosen or plans[tenant.plan].isolation, []).append(await _checked(control, tenant))
+        groups.setdefault(chosen or plans[tenant.plan].isolation, []).append(await parse_tenant(control, tenant))
     created: list[Tenant] = []
     for level, group in groups.items():
         for start in range(0, len(group), BATCH):
@@ -111,7 +111,12 @@ def parse_isolation(value: Isolation | str | None) -> Isolation | None:
         raise InvalidInput(f"{shown(value)} is not an isolation", hint="use pooled, schema or database") from None
 
 
-async def _checked(control: Control, tenant: NewTenant) -> NewTenant:
+async def parse_tenant(control: Control, tenant: NewTenant) -> NewTenant:
+    """A tenant from outside, with its slug, name and key checked.
+
+    Raises:
+        InvalidSlug, InvalidKey, InvalidInput: a value has a wrong form.
+    """
     house = await control.store.house()
     slug = parse_slug(tenant.slug)
     name: object = tenant.name if tenant.name is not None else slug
@@ -142,8 +147,7 @@ async def _create_batch(
                 ),
             )
         except psycopg.errors.UniqueViolation as error:
-            taken = SlugTaken if error.diag.constraint_name == "tenants_slug" else KeyTaken
-            raise taken("somebody else has just taken a slug or key of these") from None
+            raise _just_taken(error) from None
         args = {"isolation": isolation, "shard": shard}
         operation = await control.engine.start(conn, "provision", args, ids, control.actor)
     state = await control.engine.run(operation)
@@ -156,17 +160,38 @@ async def _create_batch(
 
 async def _keys(control: Control, conn: Conn, tenants: Sequence[NewTenant]) -> list[str]:
     key_type = (await control.store.house()).key_type
-    missing = [tenant for tenant in tenants if tenant.key is None]
-    numbers = iter(await fetch(conn, "new_keys", (len(missing),)) if key_type is KeyType.BIGINT and missing else ())
+    missing = sum(tenant.key is None for tenant in tenants)
+    given = {str(tenant.key) for tenant in tenants if tenant.key is not None}
+    numbers = iter(await _new_numbers(conn, missing, given) if key_type is KeyType.BIGINT else ())
     keys = []
     for tenant in tenants:
         if tenant.key is not None:
             keys.append(str(tenant.key))
         elif key_type is KeyType.BIGINT:
-            keys.append(str(next(numbers)["key"]))
+            keys.append(next(numbers))
         else:
             keys.append(str(uuid4()) if key_type is KeyType.UUID else tenant.slug)
     return keys
+
+
+async def _new_numbers(conn: Conn, count: int, given: set[str]) -> list[str]:
+    """The next numbers that are nobody's key. Those that operators have chosen themselves are passed over, in ever
+    larger steps: there may be a million of them in a row."""
+    numbers: list[str] = []
+    drawn = count
+    while len(numbers) < count:
+        found = [str(row["key"]) for row in await fetch(conn, "new_keys", (drawn,))]
+        taken = given | {row["key"] for row in await fetch(conn, "taken", ([], found))}
+        numbers += [number for number in found if number not in taken]
+        drawn *= 2
+    return numbers[:count]
+
+
+def _just_taken(error: psycopg.errors.UniqueViolation) -> SlugTaken | KeyTaken:
+    """Somebody else has taken it between our look and our writing. The server says what: ``Key (slug)=(acme)...``."""
+    what, kind = ("slug", SlugTaken) if error.diag.constraint_name == "tenants_slug" else ("key", KeyTaken)
+    value = (error.diag.message_detail or "").partition("=(")[2].rpartition(")")[0]
+    return kind(f"the {what} {value!r} has just been taken by somebody else")
 
 
 async def _refuse_taken(conn: Conn, tenants: Sequence[NewTenant], keys: Sequence[str]) -> None:
