@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,7 @@ class Route:
     """The way of one tenant's transactions: where to, and with what a connection is bound to the tenant."""
 
     tenant: Tenant
+    mode: Mode
     target: Target
     key: ActiveKey
     mint: Mint = field(repr=False)
@@ -80,7 +82,7 @@ class RouterCore:
         """
         target = self.target(tenant, fleet)
         mint = self.mint(tenant, target, mode, fleet)
-        return Route(tenant, target, fleet.signing_key(), mint, guard(tenant))
+        return Route(tenant, mode, target, fleet.signing_key(), mint, guard(tenant))
 
     def target(self, tenant: Tenant, fleet: FleetView) -> Target:
         """The database where a tenant lives, with the application's login.
@@ -158,13 +160,8 @@ class Attempts:
     """
 
     def __init__(self, size: int) -> None:
-        self._left: dict[type[Exception], int] = {
-            TenantMoved: 3,
-            DirtyBackend: size + 1,
-            BindingRefused: 1,
-            ServerUnreachable: 1,
-            psycopg.OperationalError: 3,
-        }
+        self._size = size
+        self._made: Counter[type[Exception]] = Counter()
 
     def allow(self, error: Exception, *, lost: bool) -> bool:
         """Whether another attempt makes sense.
@@ -173,11 +170,17 @@ class Attempts:
             error: why the transaction did not begin.
             lost: whether the connection has ended.
         """
-        kind = next((kind for kind in self._left if isinstance(error, kind)), None)
-        if kind is None or (kind is psycopg.OperationalError and not lost) or not self._left[kind]:
-            return False
-        self._left[kind] -= 1
-        return True
+        match error:
+            case DirtyBackend():
+                most = self._size + 1
+            case TenantMoved():
+                most = 3
+            case BindingRefused() | ServerUnreachable():
+                most = 1
+            case _:
+                most = 3 if lost else 0
+        self._made[type(error)] += 1
+        return self._made[type(error)] <= most
 
 
 def admitted(tenant: Tenant) -> Placement:

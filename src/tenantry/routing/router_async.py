@@ -150,9 +150,9 @@ class AsyncRouter(RouterCore):
     async def _begin(self, stack: AsyncExitStack, tenant: Tenant, mode: Mode) -> AsyncBoundConnection:
         """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
         tenant = self.view.peek(tenant.id) or tenant
-        attempts: Attempts | None = None
+        route = self.route(tenant, mode, await self.view.fleet())
+        attempts = Attempts(route.target.size)
         while True:
-            route = self.route(tenant, mode, await self.view.fleet())
             conn: AsyncBoundConnection | None = None
             try:
                 async with AsyncExitStack() as trying:
@@ -162,11 +162,10 @@ class AsyncRouter(RouterCore):
                     await stack.enter_async_context(trying.pop_all())
                     return conn
             except (TenantryError, psycopg.OperationalError) as error:
-                attempts = attempts or Attempts(route.target.size)
-                tenant = await self.recover(error, route, attempts, lost=conn is not None and conn.closed)
+                route = await self.recover(error, route, attempts, lost=conn is not None and conn.closed)
 
-    async def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Tenant:
-        """The tenant with which to try again, after a transaction could not begin and nothing of it has run.
+    async def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
+        """The way for another attempt, after a transaction could not begin and nothing of it has run.
 
         Args:
             error: why it did not begin. It is raised again if another attempt makes no sense.
@@ -174,15 +173,15 @@ class AsyncRouter(RouterCore):
         """
         if not attempts.allow(error, lost=lost):
             raise error
-        if lost or isinstance(error, DirtyBackend):
-            log.warning("a connection to %s is discarded: %s", route.target.name, error)
-        if lost:
+        dirty = isinstance(error, DirtyBackend)
+        if lost and not dirty:
             self.pools.forget(route.target)
-        if lost or isinstance(error, DirtyBackend):
-            return route.tenant
+        if lost or dirty:
+            log.warning("a connection to %s is discarded: %s", route.target.name, error)
+            return route
         self.view.forget_fleet()
         tenant = await self.view.refresh(route.tenant)
-        news = self.route(tenant, Mode.READ_ONLY, await self.view.fleet())
-        if not isinstance(error, TenantMoved) and (news.target, news.key) == (route.target, route.key):
+        other = self.route(tenant, route.mode, await self.view.fleet())
+        if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
-        return tenant
+        return other

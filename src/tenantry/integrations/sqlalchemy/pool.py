@@ -1,0 +1,282 @@
+"""The pool of an engine: each checkout goes to the database where the tenant of the current scope lives.
+
+SQLAlchemy asks a pool for the record of a connection and gives it back; which database a record leads to is the pool's
+affair. The places come from the router's ledger, so an engine and its router share one budget.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Pool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util import await_
+
+from tenantry.catalog.fleet_view import FleetView
+from tenantry.errors import ServerUnreachable, TenantryError
+from tenantry.model import House
+from tenantry.routing.core import Attempts, Route, Target
+from tenantry.routing.ledger import Key, Place
+from tenantry.routing.pools import Pools
+from tenantry.routing.pools_async import AsyncPools
+from tenantry.routing.waiting import take, take_async
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import _ConnectionFairy
+
+_CARRIED = ("isolation_level", "read_only", "deferrable")
+
+_going: ContextVar[Route | None] = ContextVar("tenantry_going", default=None)
+
+
+def destination() -> Target:
+    """The database that the connection being made leads to."""
+    route = _going.get()
+    assert route is not None, "a connection is made by a pool's connect()"
+    return route.target
+
+
+class Record(_ConnectionRecord):
+    """A place of the ledger with SQLAlchemy's record of the connection in it."""
+
+    def __init__(self, pool: RoutedPool, place: Place) -> None:
+        super().__init__(pool, connect=False)
+        self.pool = pool
+        self.place: Place | None = place
+        self.route: Route | None = None
+
+
+class RoutedPool(Pool):
+    """A pool for all databases of a house.
+
+    Args:
+        creator: SQLAlchemy's.
+        router: finds the database of the current tenant.
+        predicate: whether ORM statements name the tenant.
+        options: as of SQLAlchemy's ``Pool``.
+    """
+
+    _is_asyncio = False
+
+    router: Any  # a Router or an AsyncRouter; which, the subclass knows
+
+    def __init__(self, creator: Any, router: Any = None, predicate: bool = True, **options: Any) -> None:
+        super().__init__(creator, **options)
+        self.router = router
+        self.predicate = predicate
+        self._house: House | None = None
+        self._retired = False
+
+    def house(self) -> House:
+        """What holds for all tenants; it never changes."""
+        if self._house is None:
+            self._house = self._fleet().house
+        return self._house
+
+    def connect(self) -> PoolProxiedConnection:
+        """A connection to where the current tenant lives; what begins on it is bound to the tenant.
+
+        Raises:
+            NoTenant: the code runs outside a tenant scope.
+            TenantSuspended, TenantDeleted, TenantNotReady: the tenant may not work now.
+            NoCapacity: no connection became free in time.
+            ServerUnreachable: the server does not answer.
+        """
+        scope = self.router.scope(None, None)
+        tenant = self.router.view.peek(scope.tenant.id) or scope.tenant
+        route: Route = self.router.route(tenant, scope.mode, self._fleet())
+        attempts = Attempts(route.target.size)
+        while True:
+            going = _going.set(route)
+            try:
+                proxied = super().connect()
+            except ServerUnreachable as error:
+                route = self._recover(error, route, attempts, lost=False)
+            else:
+                self._bind(proxied, route)
+                return proxied
+            finally:
+                _going.reset(going)
+
+    def begin(self, fairy: _ConnectionFairy, record: Record) -> None:
+        """Begin a transaction and bind it, in one round trip.
+
+        Where the tenant has moved, or the connection was lost or left dirty, another connection takes its place.
+        Nothing has run yet, so nobody can tell.
+        """
+        route = record.route
+        assert route is not None
+        attempts = Attempts(route.target.size)
+        while True:
+            driver: Any = record.driver_connection
+            try:
+                self._begin(driver)
+                return
+            except (TenantryError, psycopg.Error) as error:
+                route = self._recover(error, route, attempts, lost=driver.closed)
+            self._replace(fairy, record, route)
+
+    def recreate(self) -> Self:
+        """A new pool with the same options; what comes back to this one is closed."""
+        self._retired = True
+        return type(self)(
+            self._creator,
+            router=self.router,
+            predicate=self.predicate,
+            recycle=self._recycle,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
+
+    def dispose(self) -> None:
+        """Close the connections that nobody uses."""
+        self.router.pools.ledger.drop(lambda key: key.owner is self)
+
+    def status(self) -> str:
+        """How many connections the process has, to all databases."""
+        ledger = self.router.pools.ledger
+        return f"{len(ledger)} of {ledger.budget} connections are open, {ledger.idle} of them idle"
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        place = self._take(destination())
+        if place.item is None:
+            place.item = Record(self, place)
+        record: Record = place.item
+        return record
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        assert isinstance(record, Record)
+        place, driver = record.place, cast(Any, record.driver_connection)
+        if driver is not None:
+            driver.unbind()
+        record.route = None
+        if place is not None:
+            keep = driver is not None and not self._retired and _is_clean(driver)
+            self.router.pools.ledger.give(place, keep=keep)
+
+    def _invalidate(
+        self, connection: PoolProxiedConnection, exception: BaseException | None = None, _checkin: bool = True
+    ) -> None:
+        """The server has ended a connection: others to the same database may be lost too, those elsewhere are not."""
+        record = getattr(connection, "_connection_record", None)
+        if isinstance(record, Record) and record.place is not None:
+            self.router.pools.forget(record.place.key.target)
+        if _checkin and connection.is_valid:
+            connection.invalidate(exception)
+
+    def _bind(self, proxied: PoolProxiedConnection, route: Route) -> None:
+        fairy = cast("_ConnectionFairy", proxied)
+        try:
+            driver: Any = fairy.driver_connection
+            if driver.info.transaction_status != TransactionStatus.IDLE:  # a listener to "checkout" ran a statement
+                self._dialect.do_rollback(fairy)
+            driver.bind_to(route.mint, route.guard)
+        except BaseException:
+            fairy.invalidate()
+            raise
+        cast(Record, fairy._connection_record).route = route
+
+    def _replace(self, fairy: _ConnectionFairy, record: Record, route: Route) -> None:
+        """Give a record another connection, with the options that were set on the one before."""
+        before: Any = record.driver_connection
+        carried = {name: getattr(before, name) for name in _CARRIED if getattr(before, name) is not None}
+        callbacks = list(record.finalize_callback)
+        record.invalidate()
+        going = _going.set(route)
+        try:
+            assert record.place is not None
+            if record.place.key.target != route.target:
+                self._move(record, route.target)
+            fairy.dbapi_connection = record.get_connection()
+            driver: Any = record.driver_connection
+            for name, value in carried.items():
+                self._set(driver, name, value)
+            driver.bind_to(route.mint, route.guard)
+        except BaseException as error:
+            fairy.invalidate(error)
+            raise
+        finally:
+            _going.reset(going)
+        record.finalize_callback.extend(callbacks)
+        record.route = route
+
+    def _move(self, record: Record, target: Target) -> None:
+        """A record's place at another database. The old one goes first: two would be more than the budget may have."""
+        place, record.place = record.place, None
+        assert place is not None
+        place.item = None
+        self.router.pools.ledger.give(place, keep=False)
+        place = self._take(target)
+        if place.item is not None:
+            self._drop(place.item)
+        place.item, record.place = record, place
+
+    def _drop(self, record: Record) -> None:
+        driver: Any = record.driver_connection
+        if driver is not None:
+            if self.dispatch.close:
+                self.dispatch.close(record.dbapi_connection, record)
+            driver.pgconn.finish()
+            record.dbapi_connection = None
+
+    def _take(self, target: Target) -> Place:
+        pools: Pools = self.router.pools
+        return take(pools.ledger, Key(target, self), target.size, self._drop, pools.seconds)
+
+    def _fleet(self) -> FleetView:
+        fleet: FleetView = self.router.view.fleet()
+        return fleet
+
+    def _recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
+        other: Route = self.router.recover(error, route, attempts, lost=lost)
+        return other
+
+    def _begin(self, driver: Any) -> None:
+        with driver.lock:
+            driver.wait(driver._start_query())
+
+    def _set(self, driver: Any, name: str, value: Any) -> None:
+        setattr(driver, name, value)
+
+
+class AsyncRoutedPool(RoutedPool):
+    """The same for tasks: what waits is awaited."""
+
+    _is_asyncio = True
+
+    def _take(self, target: Target) -> Place:
+        pools: AsyncPools = self.router.pools
+        place = pools.ledger.take(Key(target, self), target.size, self._drop)
+        if place is None:
+            place = await_(take_async(pools.ledger, Key(target, self), target.size, self._drop, pools.seconds))
+        return place
+
+    def _fleet(self) -> FleetView:
+        fleet: FleetView = await_(self.router.view.fleet())
+        return fleet
+
+    def _recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
+        other: Route = await_(self.router.recover(error, route, attempts, lost=lost))
+        return other
+
+    def _begin(self, driver: Any) -> None:
+        await_(_begin_async(driver))
+
+    def _set(self, driver: Any, name: str, value: Any) -> None:
+        await_(getattr(driver, f"set_{name}")(value))
+
+
+async def _begin_async(driver: Any) -> None:
+    async with driver.lock:
+        await driver.wait(driver._start_query())
+
+
+def _is_clean(driver: Any) -> bool:
+    return not driver.closed and driver.info.transaction_status == TransactionStatus.IDLE and not driver.autocommit
