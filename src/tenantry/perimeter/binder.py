@@ -31,7 +31,7 @@ _SEALED_CODE = "nullif(split_part(current_setting('backtrace_functions'), 'tenan
 
 @dataclass(frozen=True, slots=True)
 class BinderFunction:
-    """A function of the binder, with who may execute it besides its owner."""
+    """A function of the binder, with who may execute it besides its owner. ``arguments`` as the server writes them."""
 
     name: str
     arguments: str
@@ -73,8 +73,10 @@ def functions(key_type: KeyType, mode: BindingMode) -> list[BinderFunction]:
     signed = mode is BindingMode.SIGNED
     made = [
         BinderFunction("tenantry_priv.hmac_v1", "bytea, bytea, text", fill("hmac_v1")),
-        BinderFunction("tenantry_priv.pad_v1", "bytea, int", fill("pad_v1")),
-        BinderFunction("tenantry_priv.add_key_v1", "text, bytea, timestamptz", fill("add_key_v1"), (ADMIN,)),
+        BinderFunction("tenantry_priv.pad_v1", "bytea, integer", fill("pad_v1")),
+        BinderFunction(
+            "tenantry_priv.add_key_v1", "text, bytea, timestamp with time zone", fill("add_key_v1"), (ADMIN,)
+        ),
         BinderFunction("tenantry_priv.keep_keys_v1", "text[]", fill("keep_keys_v1"), (ADMIN,)),
         BinderFunction("tenantry_priv.new_seal_v1", "", fill("new_seal_v1"), (ADMIN,)),
         BinderFunction("tenantry.unbound_v1", "", fill("unbound_v1"), _EVERYBODY),

@@ -21,7 +21,7 @@ async def read_server(conn: AsyncConnection[Any]) -> ServerFacts:
         roles=await _rows(conn, "roles"),
         memberships=await _rows(conn, "memberships"),
         role_settings=await _rows(conn, "role_settings"),
-        seal_grants=await _rows(conn, "seal_grants"),
+        parameter_grants=await _rows(conn, "parameter_grants"),
     )
 
 
@@ -34,12 +34,14 @@ async def read_database(conn: AsyncConnection[Any], schemas: Sequence[str]) -> D
     opened = await _rows(conn, "open_functions", names=list(CLOSED_FUNCTIONS))
     return DatabaseFacts(
         database=conn.info.dbname,
+        owners=await _rows(conn, "owners", schemas=list(schemas)),
         database_grants=await _rows(conn, "database_grants"),
         schema_grants=await _rows(conn, "schema_grants", schemas=list(schemas)),
         functions=functions,
         tables=tables,
         open_functions=[row["name"] for row in opened],
         open_views=[row["name"] for row in await _rows(conn, "open_views")],
+        binder_reads=[row["name"] for row in await _rows(conn, "binder_reads")],
         signing_keys=keys["signing"],
         seal_keys=keys["seal"],
     )
@@ -50,6 +52,7 @@ async def read_schemas(conn: AsyncConnection[Any], schemas: Sequence[str], colum
     where = {"schemas": list(schemas), "column": column}
     return SchemaFacts(
         relations=await _rows(conn, "relations", **where),
+        strays=await _rows(conn, "strays", schemas=list(schemas)),
         policies=await _rows(conn, "policies", **where),
         indexes=await _rows(conn, "indexes", **where),
         foreign_keys=await _rows(conn, "foreign_keys", **where),

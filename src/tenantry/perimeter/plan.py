@@ -5,14 +5,14 @@ Three parts, from wide to narrow: the server (roles), a database (binder, grants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tenantry.model import BindingMode, House
 from tenantry.perimeter import binder
 from tenantry.perimeter.binder import ADMIN, APP, OPERATOR, OWNER, SEC
 from tenantry.perimeter.facts import DatabaseFacts, Row, ServerFacts
+from tenantry.perimeter.names import PUBLIC, grantee, quoted, revoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ _ROLES = {
 _FLAGS = ("login", "superuser", "bypassrls", "createrole", "createdb", "replication", "inherit")
 _MEMBERS = {(ADMIN, OWNER)}
 OPERATOR_SETTING = "default_transaction_read_only=on"
+SEAL = "backtrace_functions"
+"""The parameter that holds the bound tenant in sealed mode: anybody may read it, and only the binder may set it."""
 
 
 def plan_server(facts: ServerFacts, mode: BindingMode) -> list[Change]:
@@ -60,8 +62,7 @@ def plan_server(facts: ServerFacts, mode: BindingMode) -> list[Change]:
             changes.append(Change(role, why, f"ALTER ROLE {role} {options};"))
     changes += _plan_members(facts)
     changes += _plan_role_settings(facts)
-    if mode is BindingMode.SEALED:
-        changes += _plan_seal(facts)
+    changes += _plan_parameters(facts, mode)
     return changes
 
 
@@ -69,9 +70,12 @@ def _plan_members(facts: ServerFacts) -> Iterable[Change]:
     standing = {(row["member"], row["role"]) for row in facts.memberships}
     for member, role in sorted(_MEMBERS - standing):
         yield Change(member, f"must be able to act as {role}", f"GRANT {role} TO {member};")
-    for member, role in sorted(standing - _MEMBERS):
-        if member in _ROLES or role in (SEC, ADMIN, OPERATOR, APP):
-            yield Change(member, f"can become {role}", f"REVOKE {_quoted(role)} FROM {_quoted(member)};")
+    for row in facts.memberships:
+        member, role = row["member"], row["role"]
+        if (member, role) not in _MEMBERS and (member in _ROLES or role in (SEC, ADMIN, OPERATOR, APP)):
+            # Since PostgreSQL 16 each grantor's grant stands for itself.
+            by = f" GRANTED BY {quoted(row['grantor'])}" if facts.server["version"] >= 160000 else ""
+            yield Change(member, f"can become {role}", f"REVOKE {quoted(role)} FROM {quoted(member)}{by} CASCADE;")
 
 
 def _plan_role_settings(facts: ServerFacts) -> Iterable[Change]:
@@ -81,7 +85,7 @@ def _plan_role_settings(facts: ServerFacts) -> Iterable[Change]:
             name = setting.partition("=")[0]
             if row["role"] == OPERATOR and setting == OPERATOR_SETTING and not row["database"]:
                 has_read_only = True
-            elif row["role"] in (APP, OPERATOR) or name == "backtrace_functions":
+            elif row["role"] in (APP, OPERATOR) or name == SEAL:
                 yield Change(row["role"] or "all roles", f"has the persistent setting {name}", _reset(row, name))
     if not has_read_only:
         sql = f"ALTER ROLE {OPERATOR} SET default_transaction_read_only = on;"
@@ -89,26 +93,31 @@ def _plan_role_settings(facts: ServerFacts) -> Iterable[Change]:
 
 
 def _reset(row: Row, name: str) -> str:
-    inside = f" IN DATABASE {_quoted(row['database'])}" if row["database"] else ""
-    return f"ALTER ROLE {_quoted(row['role']) if row['role'] else 'ALL'}{inside} RESET {_quoted(name)};"
+    inside = f" IN DATABASE {quoted(row['database'])}" if row["database"] else ""
+    return f"ALTER ROLE {quoted(row['role']) if row['role'] else 'ALL'}{inside} RESET {quoted(name)};"
 
 
-def _plan_seal(facts: ServerFacts) -> Iterable[Change]:
-    grantees = {row["grantee"] for row in facts.seal_grants if row["privilege"] == "SET"}
-    if SEC not in grantees:
-        sql = f"GRANT SET ON PARAMETER backtrace_functions TO {SEC};"
-        yield Change("backtrace_functions", "only the binder may set the seal", sql)
-    for grantee in sorted({row["grantee"] for row in facts.seal_grants} - {SEC}):
-        sql = f"REVOKE ALL ON PARAMETER backtrace_functions FROM {'PUBLIC' if grantee == '-' else _quoted(grantee)};"
-        yield Change("backtrace_functions", f"{grantee} can forge the seal", sql)
+def _plan_parameters(facts: ServerFacts, mode: BindingMode) -> Iterable[Change]:
+    wanted = {(SEAL, SEC, "SET")} if mode is BindingMode.SEALED else set()
+    standing = {(row["parameter"], row["grantee"], row["privilege"]) for row in facts.parameter_grants}
+    for parameter, role, privilege in sorted(wanted - standing):
+        sql = f"GRANT {privilege} ON PARAMETER {parameter} TO {role};"
+        yield Change(parameter, "only the binder may set the seal", sql)
+    for parameter, role, privilege in sorted(standing - {(SEAL, SEC, "SET")}):
+        why = f"{role} can forge the seal" if parameter == SEAL else f"{role} may change it"
+        sql = f"REVOKE {privilege} ON PARAMETER {parameter} FROM {grantee(role)};"
+        yield Change(parameter, why, sql)
 
 
 def plan_database(facts: DatabaseFacts, house: House, mode: BindingMode, schemas: Sequence[str]) -> list[Change]:
     """The binder, grants on the database and its schemas, and what PostgreSQL opens to everybody."""
-    changes = [*_plan_binder(facts, house, mode), *_plan_grants(facts, house, schemas)]
+    changes = [*_plan_binder(facts, house, mode), *_plan_owners(facts), *_plan_grants(facts, house, schemas)]
+    if not facts.binder_reads:
+        sql = f"GRANT EXECUTE ON FUNCTION pg_prepared_statement() TO {SEC};"
+        changes.append(Change("pg_prepared_statement()", "the binder looks for what SQL has left behind", sql))
     if facts.open_functions:
         sql = "".join(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC;\n" for name in facts.open_functions)
-        why = "they tell of other sessions, act on them, or leave something behind"
+        why = "they tell of other sessions or tenants, act on them, or leave something behind"
         changes.append(Change(f"{len(facts.open_functions)} functions of PostgreSQL", why, sql.rstrip()))
     for name in facts.open_views:
         changes += [Change(name, "tells of other sessions", f"REVOKE ALL ON {name} FROM PUBLIC;")]
@@ -117,6 +126,8 @@ def plan_database(facts: DatabaseFacts, house: House, mode: BindingMode, schemas
     return changes
 
 
+_BINDER_SCHEMAS = ("tenantry", "tenantry_priv")
+_NO: Row = {"grants": ()}
 _BINDER_TABLES = {
     "tenantry.plans": [f"{ADMIN} {right}" for right in ("DELETE", "INSERT", "SELECT", "UPDATE")],
     "tenantry.residents": [f"{ADMIN} {right}" for right in ("DELETE", "INSERT", "SELECT", "UPDATE")],
@@ -132,22 +143,44 @@ def _plan_binder(facts: DatabaseFacts, house: House, mode: BindingMode) -> Itera
     schemas_wanted.add(("tenantry_priv", ADMIN, "USAGE"))
     if not tables or not schemas_wanted <= grants:
         yield Change("schema tenantry", "the binder's schemas", binder.schemas_sql())
-    for schema, grantee, privilege in sorted(grants - schemas_wanted):
-        if schema in ("tenantry", "tenantry_priv"):
-            sql = f"REVOKE {privilege} ON SCHEMA {schema} FROM {_grantee(grantee)};"
-            yield Change(f"schema {schema}", f"{grantee} has {privilege}", sql)
-    wrong = [n for n, g in _BINDER_TABLES.items() if n not in tables or tables[n]["owner"] != SEC]
-    missing = [n for n, g in _BINDER_TABLES.items() if n in tables and not set(g) <= set(tables[n]["grants"])]
-    if wrong or missing:
-        yield Change(", ".join(wrong + missing), "the binder's tables", binder.tables_sql(house.key_type))
-    for name, wanted in _BINDER_TABLES.items():
-        for extra in sorted(set(tables[name]["grants"]) - set(wanted)) if name in tables else ():
-            grantee, _, privilege = extra.rpartition(" ")
-            yield Change(name, f"{grantee} has {privilege}", f"REVOKE {privilege} ON {name} FROM {_grantee(grantee)};")
-    standing = {row["name"]: row for row in facts.functions}
+    for schema, role, privilege in sorted(grants - schemas_wanted):
+        if schema in _BINDER_SCHEMAS:
+            sql = f"REVOKE {privilege} ON SCHEMA {schema} FROM {grantee(role)};"
+            yield Change(f"schema {schema}", f"{role} has {privilege}", sql)
+    yield from _plan_binder_tables(tables, house)
+    standing = {(row["name"], row["arguments"]): row for row in facts.functions}
     for function in binder.functions(house.key_type, mode):
-        if why := _function_fault(function, standing.get(function.name)):
-            yield Change(function.signature, why, function.install())
+        yield from _plan_function(function, standing.get((function.name, function.arguments)))
+        for name, arguments in sorted(standing):
+            if name == function.name and arguments != function.arguments:
+                # A call might find it instead of ours.
+                sql = f"DROP FUNCTION {name}({arguments});"
+                yield Change(f"{name}({arguments})", "is not of this version", sql)
+
+
+def _plan_binder_tables(tables: Mapping[str, Row], house: House) -> Iterable[Change]:
+    wrong = [name for name in _BINDER_TABLES if name not in tables or tables[name]["owner"] != SEC]
+    missing = [name for name, wanted in _BINDER_TABLES.items() if set(wanted) - set(tables.get(name, _NO)["grants"])]
+    if wrong or missing:
+        yield Change(
+            ", ".join({**dict.fromkeys(wrong), **dict.fromkeys(missing)}),
+            "the binder's tables",
+            binder.tables_sql(house.key_type),
+        )
+    for name, wanted in _BINDER_TABLES.items():
+        for extra in sorted(set(tables.get(name, _NO)["grants"]) - set(wanted)):
+            role, _, privilege = extra.rpartition(" ")
+            again = f"{role.removesuffix(' column')} {privilege}" in wanted
+            yield Change(name, f"{role} has {privilege}", revoke(extra, name, wanted=again))
+
+
+def _plan_function(function: binder.BinderFunction, row: Row | None) -> Iterable[Change]:
+    wanted = set(function.executors)
+    if why := _function_fault(function, row):
+        yield Change(function.signature, why, function.install())
+    for role in sorted(set(row["executors"]) - wanted) if row is not None else ():
+        sql = f"REVOKE ALL ON FUNCTION {function.signature} FROM {grantee(role)};"
+        yield Change(function.signature, f"{role} may execute it", sql)
 
 
 def _function_fault(function: binder.BinderFunction, row: Row | None) -> str | None:
@@ -157,15 +190,22 @@ def _function_fault(function: binder.BinderFunction, row: Row | None) -> str | N
         return f"belongs to {row['owner']}"
     if row["comment"] != f"tenantry {function.digest} {row['body']}":
         return "differs from this version's"
-    if set(row["executors"]) - set(function.executors):
-        return "may be executed by " + ", ".join(sorted(set(row["executors"]) - set(function.executors)))
-    return None if set(row["executors"]) == set(function.executors) else "can't be executed by those who must"
+    return "can't be executed by those who must" if set(function.executors) - set(row["executors"]) else None
+
+
+def _plan_owners(facts: DatabaseFacts) -> Iterable[Change]:
+    for row in facts.owners:
+        kind, name, owner = row["kind"], row["name"], row["owner"]
+        ours = kind == "schema" and name in _BINDER_SCHEMAS
+        if (ours and owner != SEC) or (not ours and owner in (APP, OPERATOR)):
+            sql = f"ALTER {kind.upper()} {quoted(name)} OWNER TO {SEC if ours else OWNER};"
+            yield Change(f"{kind} {name}", f"belongs to {owner}", sql)
 
 
 def _plan_grants(facts: DatabaseFacts, house: House, schemas: Sequence[str]) -> Iterable[Change]:
-    database = _quoted(facts.database)
+    database = quoted(facts.database)
     standing = {(row["grantee"], row["privilege"]) for row in facts.database_grants}
-    public = sorted(privilege for grantee, privilege in standing if grantee == "public")
+    public = sorted(privilege for role, privilege in standing if role == PUBLIC)
     if public:
         sql = f"REVOKE ALL ON DATABASE {database} FROM PUBLIC;"
         yield Change(f"database {facts.database}", "everybody has " + ", ".join(public), sql)
@@ -182,44 +222,17 @@ def _plan_grants(facts: DatabaseFacts, house: House, schemas: Sequence[str]) -> 
 def _plan_schema_grants(facts: DatabaseFacts, house: House, schemas: Sequence[str]) -> Iterable[Change]:
     used = {*schemas, house.app_schema}
     standing = {(row["schema"], row["grantee"], row["privilege"]) for row in facts.schema_grants}
-    for schema, grantee, privilege in sorted(standing):
-        if schema not in ("tenantry", "tenantry_priv") and (
-            grantee == "public" or (grantee == APP and (privilege == "CREATE" or schema not in used))
+    for schema, role, privilege in sorted(standing):
+        if schema not in _BINDER_SCHEMAS and (
+            role == PUBLIC or (role == APP and (privilege == "CREATE" or schema not in used))
         ):
-            sql = f"REVOKE {privilege} ON SCHEMA {_quoted(schema)} FROM {_grantee(grantee)};"
-            yield Change(f"schema {schema}", f"{grantee} has {privilege}", sql)
+            sql = f"REVOKE {privilege} ON SCHEMA {quoted(schema)} FROM {grantee(role)};"
+            yield Change(f"schema {schema}", f"{role} has {privilege}", sql)
     for schema in schemas:
         for role in (APP, OPERATOR, ADMIN):
             if (schema, role, "USAGE") not in standing:
-                sql = f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {role};"
+                sql = f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role};"
                 yield Change(f"schema {schema}", f"{role} must use it", sql)
         if (schema, OWNER, "CREATE") not in standing or (schema, OWNER, "USAGE") not in standing:
-            sql = f"GRANT USAGE, CREATE ON SCHEMA {_quoted(schema)} TO {OWNER};"
+            sql = f"GRANT USAGE, CREATE ON SCHEMA {quoted(schema)} TO {OWNER};"
             yield Change(f"schema {schema}", "migrations run as the owner", sql)
-
-
-def _grantee(name: str) -> str:
-    return "PUBLIC" if name == "public" else _quoted(name)
-
-
-def _quoted(name: str) -> str:
-    """An identifier in quotes where it needs them (PostgreSQL: Lexical Structure)."""
-    if name and name.replace("_", "a").isalnum() and name.isascii() and name == name.lower() and not name[0].isdigit():
-        return name if name not in _RESERVED else f'"{name}"'
-    return '"' + name.replace('"', '""') + '"'
-
-
-_RESERVED_WORDS = """
-    all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create
-    current_user default deferrable desc distinct do else end except false fetch for foreign from grant group having
-    in initially intersect into lateral leading limit localtime not null offset on only or order placing primary
-    references returning select session_user some symmetric table then to trailing true union unique user using
-    variadic when where window with authorization binary collation concurrently cross freeze full ilike inner is
-    isnull join left like natural notnull outer overlaps right similar tablesample verbose
-"""
-_RESERVED = frozenset(_RESERVED_WORDS.split())
-
-
-def quoted(*names: Any) -> str:
-    """``schema.table`` with quotes where they are needed."""
-    return ".".join(_quoted(str(name)) for name in names)

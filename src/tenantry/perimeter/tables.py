@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from tenantry.model import House, KeyType
 from tenantry.perimeter.binder import APP, OPERATOR, OWNER
 from tenantry.perimeter.facts import Row, SchemaFacts
-from tenantry.perimeter.plan import Change, Finding, quoted
+from tenantry.perimeter.names import PUBLIC, holder, quoted, revoke
+from tenantry.perimeter.plan import Change, Finding
 
 ISOLATION = "tenantry_isolation"
 ACCESS = "tenantry_access"
@@ -40,7 +41,7 @@ def plan_tables(facts: SchemaFacts, house: House, shared: Sequence[str]) -> list
                 wanted = _READ_GRANTS if relation["name"] in shared and not relation["child"] else set()
                 changes += [*_plan_owner(relation, "TABLE"), *_plan_grants(relation, wanted)]
             case "S":
-                changes += [*_plan_owner(relation, "SEQUENCE"), *_plan_grants(relation, _SEQUENCE_GRANTS, "SEQUENCE ")]
+                changes += [*_plan_owner(relation, "SEQUENCE"), *_plan_grants(relation, _SEQUENCE_GRANTS, "SEQUENCE")]
             case "v":
                 changes += _plan_view(relation)
             case _:
@@ -89,7 +90,10 @@ def _is_isolation(row: Row | None, column: str) -> bool:
     if row is None or row["permissive"] or row["command"] != "*" or not row["for_all"]:
         return False
     call = "( SELECT tenantry.current_tenant_v1() AS current_tenant_v1)"
-    forms = {f"({left} = {call})" for left in (quoted(column), f"({quoted(column)})::text")}
+    # Which names the server quotes differs by version; a varchar or a domain is compared as its base type.
+    names = (column, f'"{column}"')
+    lefts = [*names, *(f"({name})::{base}" for name in names for base in ("text", "bigint", "integer", "uuid"))]
+    forms = {f"({left} = {call})" for left in lefts}
     return row["using"] in forms and row["check"] in forms
 
 
@@ -104,7 +108,7 @@ def _is_access(row: Row | None) -> bool:
 
 
 def _plan_owner(relation: Row, kind: str) -> Iterable[Change]:
-    if relation["owner"] != OWNER:
+    if relation["owner"] != OWNER and not relation["of_a_column"]:  # such a sequence follows its table
         name = _name(relation)
         yield Change(name, f"belongs to {relation['owner']}", f"ALTER {kind} {name} OWNER TO {OWNER};")
 
@@ -120,39 +124,54 @@ def _plan_view(relation: Row) -> Iterable[Change]:
 
 def _plan_grants(relation: Row, wanted: set[str], kind: str = "") -> Iterable[Change]:
     name, standing = _name(relation), set(relation["grants"])
+    target = f"{kind} {name}".lstrip()
     for grant in sorted(wanted - standing):
         role, _, privilege = grant.rpartition(" ")
-        yield Change(name, f"{role} must have {privilege}", f"GRANT {privilege} ON {kind}{name} TO {role};")
+        yield Change(name, f"{role} must have {privilege}", f"GRANT {privilege} ON {target} TO {role};")
     for grant in sorted(standing - wanted):
-        role, _, privilege = grant.rpartition(" ")
-        role = role.removesuffix(" column")
-        if role in ("public", APP, OPERATOR):
-            who = "PUBLIC" if role == "public" else role
-            yield Change(name, f"{role} has {privilege}", f"REVOKE {privilege} ON {kind}{name} FROM {who};")
+        role, privilege = holder(grant), grant.rpartition(" ")[2]
+        if role in (PUBLIC, APP, OPERATOR):
+            sql = revoke(grant, name, kind, wanted=f"{role} {privilege}" in wanted)
+            yield Change(name, f"{' '.join(grant.split(' ')[:-1])} has {privilege}", sql)
 
 
 def find_holes(facts: SchemaFacts, house: House, shared: Sequence[str]) -> list[Finding]:
     """What only a change of the application's tables closes: keys without the tenant column, unclear tables."""
-    return [*_find_columns(facts, house, shared), *_find_keys(facts, house), *_find_functions(facts)]
+    return [
+        *_find_columns(facts, house, shared),
+        *_find_keys(facts, house),
+        *_find_functions(facts),
+        *_find_strays(facts, shared),
+    ]
 
 
 def _find_columns(facts: SchemaFacts, house: House, shared: Sequence[str]) -> Iterable[Finding]:
     column, known = house.tenant_column, {*shared, *BOOKKEEPING}
     for relation in facts.relations:
         name = _name(relation)
-        if relation["kind"] in ("r", "p") and not relation["has_tenant"] and relation["name"] not in known:
-            fix = f"add the column {column}, or name the table in the setting shared_tables if all tenants may read it"
-            yield Finding(name, f"has no column {column}: tenants can't read it", fix, "medium")
-        elif relation["has_tenant"] and relation["kind"] in ("r", "p"):
-            if not relation["tenant_not_null"]:
-                fix = f"ALTER TABLE {name} ALTER COLUMN {quoted(column)} SET NOT NULL;"
-                yield Finding(name, f"{column} may be NULL: such rows belong to nobody", fix)
-            if relation["tenant_type"] not in _TYPES[house.key_type]:
-                fix = f"make it {house.key_type}"
-                yield Finding(name, f"{column} is {relation['tenant_type']}, keys are {house.key_type}", fix)
-        elif relation["kind"] == "m":
+        if relation["kind"] == "m":
             fix = "replace it by a view, or by a table with the tenant column"
             yield Finding(name, "a materialized view has no row security: tenants can't read it", fix, "medium")
+        elif relation["kind"] not in ("r", "p"):
+            continue
+        elif relation["has_tenant"]:
+            yield from _find_column_faults(relation, house)
+        elif relation["name"] not in known:
+            fix = f"add the column {column}, or name the table in the setting shared_tables if all tenants may read it"
+            yield Finding(name, f"has no column {column}: tenants can't read it", fix, "medium")
+
+
+def _find_column_faults(relation: Row, house: House) -> Iterable[Finding]:
+    name, column = _name(relation), house.tenant_column
+    if not relation["tenant_not_null"]:
+        fix = f"ALTER TABLE {name} ALTER COLUMN {quoted(column)} SET NOT NULL;"
+        yield Finding(name, f"{column} may be NULL: such rows belong to nobody", fix)
+    if relation["tenant_type"] not in _TYPES[house.key_type]:
+        fix = f"make it {house.key_type}"
+        yield Finding(name, f"{column} is {relation['tenant_type']}, keys are {house.key_type}", fix)
+    if not relation["tenant_exact"]:
+        fix = f'ALTER TABLE {name} ALTER COLUMN {quoted(column)} TYPE {relation["tenant_type"]} COLLATE "default";'
+        yield Finding(name, f"the collation of {column} takes different keys for the same one", fix)
 
 
 def _find_keys(facts: SchemaFacts, house: House) -> Iterable[Finding]:
@@ -187,6 +206,20 @@ def _find_functions(facts: SchemaFacts) -> Iterable[Finding]:
         if risks:
             fix = f"ALTER FUNCTION {row['name']} SECURITY INVOKER; or SET search_path and OWNER TO {OWNER}"
             yield Finding(row["name"], "is SECURITY DEFINER: " + "; ".join(risks), fix)
+
+
+def _find_strays(facts: SchemaFacts, shared: Sequence[str]) -> Iterable[Finding]:
+    for row in facts.strays:
+        read_only = set(row["privileges"]) <= {"SELECT"}
+        fine = {
+            "r": row["walled"] or (row["name"] in shared and read_only),
+            "p": row["walled"],
+            "v": row["invoker"] and read_only,
+        }
+        if row["privileges"] and not fine.get(row["kind"], False):
+            what = f"{APP} reaches it ({', '.join(row['privileges'])}), and it stands outside of the wall"
+            fix = f"REVOKE USAGE ON SCHEMA {quoted(row['schema'])} FROM PUBLIC, {APP}; or make it one of the schemas"
+            yield Finding(_name(row), what, fix)
 
 
 def _name(relation: Row) -> str:

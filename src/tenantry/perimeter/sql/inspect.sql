@@ -6,7 +6,7 @@ SELECT rolname AS name, rolcanlogin AS login, rolsuper AS superuser, rolbypassrl
   FROM pg_catalog.pg_roles WHERE rolname LIKE 'tenantry\_%'
 
 -- memberships --
-SELECT m.rolname AS member, r.rolname AS role
+SELECT m.rolname AS member, r.rolname AS role, pg_get_userbyid(a.grantor)::text AS grantor
   FROM pg_catalog.pg_auth_members a
   JOIN pg_catalog.pg_roles m ON m.oid = a.member JOIN pg_catalog.pg_roles r ON r.oid = a.roleid
  WHERE m.rolname LIKE 'tenantry\_%' OR r.rolname LIKE 'tenantry\_%'
@@ -18,11 +18,14 @@ SELECT coalesce(r.rolname, '') AS role, coalesce(d.datname, '') AS database, s.s
  WHERE (r.rolname LIKE 'tenantry\_%' OR r.rolname IS NULL)
    AND (d.datname = current_database() OR d.datname IS NULL)
 
--- seal_grants --
-SELECT g.grantee::regrole::text AS grantee, g.privilege_type AS privilege
+-- parameter_grants --
+-- Who may set parameters that are not for everybody: the seal's, and any that the application's role was given.
+SELECT p.parname AS parameter, CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END AS grantee,
+       g.privilege_type AS privilege
   FROM pg_catalog.pg_parameter_acl p, aclexplode(p.paracl) g
- WHERE p.parname = 'backtrace_functions'
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = g.grantee AND r.rolsuper)
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = g.grantee AND r.rolsuper)
+   AND (p.parname = 'backtrace_functions' OR pg_get_userbyid(g.grantee) = 'tenantry_app')
+ ORDER BY 1, 2, 3
 
 -- server --
 SELECT current_setting('server_version_num')::int AS version, current_database() AS database,
@@ -31,33 +34,48 @@ SELECT current_setting('server_version_num')::int AS version, current_database()
        current_setting('log_parameter_max_length')::int AS log_parameters,
        current_setting('log_parameter_max_length_on_error')::int AS log_parameters_on_error
 
+-- owners --
+-- Who owns the database and the schemas: an owner may do anything there.
+SELECT 'database' AS kind, d.datname AS name, pg_get_userbyid(d.datdba)::text AS owner
+  FROM pg_catalog.pg_database d WHERE d.datname = current_database()
+ UNION ALL
+SELECT 'schema', n.nspname, pg_get_userbyid(n.nspowner)::text
+  FROM pg_catalog.pg_namespace n WHERE n.nspname = ANY (%(schemas)s) OR n.nspname IN ('tenantry', 'tenantry_priv')
+ ORDER BY 1, 2
+
 -- database_grants --
-SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END AS grantee, g.privilege_type AS privilege
+SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END AS grantee, g.privilege_type AS privilege
   FROM pg_catalog.pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) g
  WHERE d.datname = current_database() AND g.grantee <> d.datdba
 
 -- schema_grants --
-SELECT n.nspname AS schema, CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END AS grantee,
+SELECT n.nspname AS schema, CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END AS grantee,
        g.privilege_type AS privilege
   FROM pg_catalog.pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) g
  WHERE (n.nspname = ANY (%(schemas)s) OR n.nspname IN ('public', 'tenantry', 'tenantry_priv'))
    AND (g.grantee <> n.nspowner OR n.nspname = ANY (%(schemas)s))
 
 -- binder_functions --
-SELECT n.nspname || '.' || p.proname AS name, r.rolname AS owner, md5(pg_get_functiondef(p.oid)) AS body,
+SELECT n.nspname || '.' || p.proname AS name, oidvectortypes(p.proargtypes) AS arguments, r.rolname AS owner,
+       md5(pg_get_functiondef(p.oid)) AS body,
        coalesce(obj_description(p.oid, 'pg_proc'), '') AS comment,
-       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END
+       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END
                 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g
                WHERE g.grantee <> p.proowner ORDER BY 1) AS executors
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
- WHERE n.nspname IN ('tenantry', 'tenantry_priv')
+ WHERE n.nspname IN ('tenantry', 'tenantry_priv') AND p.prokind = 'f'
 
 -- binder_tables --
 SELECT n.nspname || '.' || c.relname AS name, r.rolname AS owner,
-       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END || ' ' || g.privilege_type
+       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END || ' ' || g.privilege_type
                 FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) g
-               WHERE g.grantee <> c.relowner ORDER BY 1) AS grants
+               WHERE g.grantee <> c.relowner
+               UNION
+              SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END || ' column ' || g.privilege_type
+                FROM pg_catalog.pg_attribute b, aclexplode(b.attacl) g
+               WHERE b.attrelid = c.oid AND b.attacl IS NOT NULL AND g.grantee <> c.relowner
+               ORDER BY 1) AS grants
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
  WHERE n.nspname IN ('tenantry', 'tenantry_priv') AND c.relkind = 'r'
@@ -71,6 +89,12 @@ SELECT p.oid::regprocedure::text AS name
         OR p.proname ~ '^pg_stat_get_backend_')
    AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g WHERE g.grantee = 0)
  ORDER BY 1
+
+-- binder_reads --
+-- Functions that are closed to everybody and that the binder needs.
+SELECT p.oid::regprocedure::text AS name
+  FROM pg_catalog.pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g
+ WHERE p.oid = 'pg_catalog.pg_prepared_statement()'::regprocedure AND pg_get_userbyid(g.grantee) = 'tenantry_sec'
 
 -- open_views --
 SELECT c.oid::regclass::text AS name
@@ -90,23 +114,52 @@ SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, r.rolname AS o
        c.relispartition OR EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS child,
        coalesce('security_invoker=true' = ANY (c.reloptions) OR 'security_invoker=on' = ANY (c.reloptions), false)
          AS invoker,
+       EXISTS (SELECT FROM pg_catalog.pg_depend e
+                WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid AND c.relkind = 'S'
+                  AND e.refclassid = 'pg_catalog.pg_class'::regclass AND e.deptype IN ('a', 'i')) AS of_a_column,
        a.attnum IS NOT NULL AS has_tenant, coalesce(a.attnotnull, false) AS tenant_not_null,
-       format_type(a.atttypid, NULL) AS tenant_type,
+       format_type(coalesce(nullif(y.typbasetype, 0), y.oid), NULL) AS tenant_type,
+       coalesce(l.collisdeterministic, true) AS tenant_exact,
        pg_get_expr(d.adbin, d.adrelid) AS tenant_default,
-       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END || ' ' || g.privilege_type
-                FROM aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) g
-               WHERE g.grantee <> c.relowner
+       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END || ' ' || g.privilege_type
+                FROM aclexplode(x.acl) g WHERE g.grantee <> c.relowner
                UNION
-              SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE g.grantee::regrole::text END || ' column ' || g.privilege_type
+              SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END || ' option ' || g.privilege_type
+                FROM aclexplode(x.acl) g WHERE g.grantee <> c.relowner AND g.is_grantable
+               UNION
+              SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END || ' column ' || g.privilege_type
                 FROM pg_catalog.pg_attribute b, aclexplode(b.attacl) g
                WHERE b.attrelid = c.oid AND b.attacl IS NOT NULL AND g.grantee <> c.relowner
                ORDER BY 1) AS grants
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+  CROSS JOIN LATERAL (
+    SELECT coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) x (acl)
   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = %(column)s AND NOT a.attisdropped
        AND a.attnum > 0
+  LEFT JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
+  LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
   LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
  WHERE n.nspname = ANY (%(schemas)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
+                    WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+ ORDER BY 1, 2
+
+-- strays --
+-- Relations in other schemas that the application's role can reach.
+SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind,
+       c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (
+         SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenantry_isolation') AS walled,
+       coalesce('security_invoker=true' = ANY (c.reloptions) OR 'security_invoker=on' = ANY (c.reloptions), false)
+         AS invoker,
+       ARRAY (SELECT DISTINCT g.privilege_type FROM aclexplode(c.relacl) g
+               WHERE g.grantee = 0 OR pg_get_userbyid(g.grantee) = 'tenantry_app' ORDER BY 1) AS privileges
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relacl IS NOT NULL
+   AND n.nspname <> ALL (%(schemas)s)
+   AND n.nspname !~ '^(pg_|information_schema$|tenantry$|tenantry_priv$)'
+   AND EXISTS (SELECT FROM aclexplode(n.nspacl) g
+                WHERE g.privilege_type = 'USAGE' AND (g.grantee = 0 OR pg_get_userbyid(g.grantee) = 'tenantry_app'))
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
                     WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
  ORDER BY 1, 2
@@ -122,7 +175,8 @@ SELECT n.nspname AS schema, c.relname AS table, p.polname AS name, p.polpermissi
 -- indexes --
 SELECT n.nspname AS schema, c.relname AS table, x.relname AS name, i.indisunique AS unique, i.indisprimary AS primary,
        i.indisexclusion AS exclusion,
-       a.attnum = ANY (i.indkey::int2[]) AS has_tenant, i.indkey[0] = a.attnum AS leads
+       -- Columns after the key ones are only carried along (INCLUDE): they make nothing unique.
+       a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS has_tenant, i.indkey[0] = a.attnum AS leads
   FROM pg_catalog.pg_index i
   JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
