@@ -8,13 +8,16 @@ placement.
 from __future__ import annotations
 
 import hmac
+import re
 import time
 
 from tenantry.errors import InvalidInput
-from tenantry.model import Mode
+from tenantry.model import Mode, shown
 
 VERSION = "1"
 KEY_BYTES = 32
+
+_PLAIN = re.compile(r"[0-9a-z]+", re.ASCII)
 
 
 class Signer:
@@ -26,10 +29,12 @@ class Signer:
         seconds: how long a token is good.
 
     Raises:
-        InvalidInput: the key is too short or too long.
+        InvalidInput: the id has other characters; the key is too short or too long.
     """
 
     def __init__(self, kid: str, key: bytes, seconds: int = 60) -> None:
+        if not _PLAIN.fullmatch(kid):
+            raise InvalidInput(f"{shown(kid)} is not the id of a signing key", hint="use a-z and 0-9")
         if not 32 <= len(key) <= 64:
             raise InvalidInput(f"a signing key of {len(key)} bytes", hint="use 32 to 64 random bytes")
         self.kid = kid
@@ -61,7 +66,12 @@ class Signer:
             epoch: the placement's epoch that the caller knows; 0 to accept any.
             pid: the only backend that accepts it; 0 behind a pooler.
             now: seconds since 1970, for tests.
+
+        Raises:
+            InvalidInput: the code has other characters than ``[0-9a-z]``.
         """
+        if not _PLAIN.fullmatch(code):
+            raise InvalidInput(f"{shown(code)} is not the code of a tenant key", hint="make it with encode_key()")
         expiry = int(time.time() if now is None else now) + self._seconds
         body = f"{self._head}{code}.{expiry}.{pid}.{mode.value}.{epoch}"
         mac = self._mac.copy()

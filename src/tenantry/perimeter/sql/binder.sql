@@ -115,9 +115,10 @@ DECLARE
   dirty boolean;
   setting pg_catalog.text;
 BEGIN
-  SELECT pg_catalog.sha256(pg_catalog.convert_to(tenantry_priv.hmac_v1(k.ipad, k.opad,
-           pg_catalog.concat(pg_catalog.left(token, -65), '|', pg_catalog.current_database(), '|', session_user)), 'UTF8'))
-         OPERATOR(pg_catalog.=) pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.right(token, 64), 'UTF8')),
+  SELECT pg_catalog.sha256(pg_catalog.convert_to(token, 'UTF8')) OPERATOR(pg_catalog.=)
+         pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat(pg_catalog.left(token, -65), '.',
+           tenantry_priv.hmac_v1(k.ipad, k.opad, pg_catalog.concat(
+             pg_catalog.left(token, -65), '|', pg_catalog.current_database(), '|', session_user))), 'UTF8')),
          r.epoch, r.state, r.schema, p.limits,
          -- What SQL in an earlier transaction may have left on this pooled backend. Prepared statements that drivers
          -- make by the protocol have from_sql = false and pass.
@@ -128,7 +129,8 @@ BEGIN
     FROM tenantry_priv.signing_keys k
     LEFT JOIN tenantry.residents r ON r.code OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 3)
     LEFT JOIN tenantry.plans p ON p.name OPERATOR(pg_catalog.=) r.plan
-   WHERE k.kid OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 2)
+   WHERE pg_catalog.split_part(token, '.', 1) OPERATOR(pg_catalog.=) '1'
+     AND k.kid OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 2)
      AND pg_catalog.now() OPERATOR(pg_catalog.<) k.not_after;
   IF ok THEN  -- now() is the start of the transaction: a token does not expire in its middle; pid 0 is any backend
     ok := pg_catalog.date_part('epoch', pg_catalog.now())
@@ -153,13 +155,22 @@ BEGIN
   IF resident_state OPERATOR(pg_catalog.=) 'suspended' THEN
     RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'tenantry: the tenant is suspended';
   END IF;
-  IF dirty THEN
+  -- Assignments, not PERFORM: a simple expression needs no query of its own.
+  -- A planted default_transaction_isolation holds for this transaction already, and can't be undone from inside.
+  setting := pg_catalog.current_setting('default_transaction_isolation');
+  RESET ALL;
+  IF dirty OR setting OPERATOR(pg_catalog.<>) pg_catalog.current_setting('default_transaction_isolation') THEN
     RAISE EXCEPTION USING ERRCODE = 'TN003',
-      MESSAGE = 'tenantry: the backend carries prepared statements, holdable cursors or temporary objects made by SQL',
+      MESSAGE = 'tenantry: the backend carries prepared statements, holdable cursors, temporary objects or a transaction'
+                ' isolation that SQL has left behind',
       HINT = 'Discard this connection.';
   END IF;
-  RESET ALL;
-  -- Assignments, not PERFORM: a simple expression needs no query of its own.
+  -- What the last tenant could still predict, read or hear.
+  DISCARD SEQUENCES;
+  UNLISTEN *;
+  setting := pg_catalog.concat(pg_catalog.setseed(
+    pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)::float8
+      OPERATOR(pg_catalog./) 9223372036854775808::float8));
   setting := pg_catalog.set_config('search_path',
                                    pg_catalog.concat(pg_catalog.quote_ident(resident_schema), ', pg_temp'), true);
   FOR n IN 1 .. coalesce(pg_catalog.cardinality(limits), 0) BY 2 LOOP
