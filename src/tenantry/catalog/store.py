@@ -11,13 +11,14 @@ from typing import Any, Self
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from tenantry.catalog import rows
 from tenantry.errors import NotFound, PlanNotFound, ServerUnreachable, ShardNotFound, TenantNotFound
 from tenantry.model import House, Plan, Shard, Tenant, parse_slug
 from tenantry.postgres import migrate, sqlfile
-from tenantry.postgres.connect import APPLICATION_NAME, connect, merge_dsn, shown_dsn
+from tenantry.postgres.connect import APPLICATION_NAME, connect, shown_dsn
+from tenantry.postgres.pool import Pool, make_pool
 
 SCHEMA = "tenantry_catalog"
 SQL = sqlfile.load("tenantry.catalog", "control.sql")
@@ -40,18 +41,18 @@ class CatalogStore:
     def __init__(self, dsn: str, *, seconds: float = 5.0) -> None:
         self.dsn = dsn
         self.seconds = seconds
-        self._pool: AsyncConnectionPool[Conn] | None = None
+        self._pool: Pool | None = None
         self._house: House | None = None
 
     async def __aenter__(self) -> Self:
         await (await connect(self.dsn, seconds=self.seconds)).close()
-        self._pool = AsyncConnectionPool(
-            merge_dsn(self.dsn, application_name=APPLICATION_NAME, connect_timeout=max(2, round(self.seconds))),
-            min_size=0,
-            max_size=_POOL_SIZE,
-            timeout=self.seconds,
-            kwargs={"autocommit": True, "row_factory": dict_row, "options": f"-c search_path={SCHEMA},pg_temp"},
-            open=False,
+        self._pool = make_pool(
+            self.dsn,
+            size=_POOL_SIZE,
+            seconds=self.seconds,
+            name=APPLICATION_NAME,
+            options=f"-c search_path={SCHEMA},pg_temp",
+            row_factory=dict_row,
         )
         await self._pool.open()
         return self
@@ -74,7 +75,12 @@ class CatalogStore:
         assert self._pool is not None, "the store is not open"
         try:
             async with self._pool.connection() as conn:
-                yield conn
+                try:
+                    yield conn
+                except psycopg.OperationalError as error:
+                    if conn.broken:
+                        raise ServerUnreachable("the catalog was lost", where=shown_dsn(self.dsn)) from error
+                    raise
         except PoolTimeout:
             raise ServerUnreachable("the catalog does not answer", where=shown_dsn(self.dsn)) from None
         except psycopg.errors.UndefinedTable:

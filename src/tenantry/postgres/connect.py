@@ -98,7 +98,7 @@ def check_version(conn: AsyncConnection[Any] | Connection[Any], dsn: str) -> Non
 
 
 def _conninfo(dsn: str, seconds: float, changes: dict[str, Any]) -> str:
-    changes.setdefault("application_name", APPLICATION_NAME)
+    changes.setdefault("application_name", parse_dsn(dsn).get("application_name", APPLICATION_NAME))
     changes.setdefault("connect_timeout", max(2, round(seconds)))
     return merge_dsn(dsn, **changes)
 
