@@ -76,32 +76,48 @@ SELECT id, shard, database, schema, isolation, state, template FROM spaces WHERE
 -- databases --
 SELECT DISTINCT shard, database FROM spaces WHERE state NOT IN ('building', 'template') ORDER BY shard, database
 
--- space_state --
-UPDATE spaces SET state = %s, template = coalesce(%s, template) WHERE id = ANY (%s)
+-- space_built --
+UPDATE spaces SET state = %s, template = %s WHERE id = ANY (%s)
+
+-- space_template --
+UPDATE spaces SET template = %s WHERE id = ANY (%s)
+
+-- spaces_ready_again --
+UPDATE spaces SET state = 'ready' WHERE id = ANY (%s) AND state = 'occupied' AND isolation <> 'pooled'
 
 -- drop_spaces --
 DELETE FROM spaces WHERE id = ANY (%s)
 
 -- open_pooled --
-SELECT x.id, x.shard, (SELECT count(*) FROM placements p WHERE p.space = x.id) AS tenants
-  FROM spaces x JOIN shards s ON s.name = x.shard
- WHERE x.isolation = 'pooled' AND x.state = 'ready' AND s.state = 'open' AND NOT s.dedicated
+SELECT x.id, x.shard FROM spaces x JOIN shards s ON s.name = x.shard
+ WHERE x.isolation = 'pooled' AND x.state = 'ready' AND s.state = 'open'
+   AND (s.name = %(shard)s OR (%(shard)s::text IS NULL AND NOT s.dedicated))
+ ORDER BY x.id
 
 -- open_shards --
-SELECT s.name, s.dedicated,
-       (SELECT count(*) FROM placements p JOIN spaces x ON x.id = p.space WHERE x.shard = s.name) AS tenants
-  FROM shards s WHERE s.state = 'open'
+SELECT s.name FROM shards s
+ WHERE s.state = 'open' AND (s.name = %(shard)s OR (%(shard)s::text IS NULL AND NOT s.dedicated))
+ ORDER BY s.name
+
+-- emptiest_pooled --
+SELECT x.id FROM spaces x WHERE x.id = ANY (%s)
+ ORDER BY (SELECT count(*) FROM placements p WHERE p.space = x.id), x.id LIMIT 1
+
+-- emptiest_shard --
+SELECT s.name FROM shards s WHERE s.name = ANY (%s)
+ ORDER BY (SELECT count(*) FROM placements p JOIN spaces x ON x.id = p.space WHERE x.shard = s.name), s.name LIMIT 1
 
 -- claim_ready --
 UPDATE spaces SET state = 'occupied'
  WHERE id IN (SELECT x.id FROM spaces x JOIN shards s ON s.name = x.shard
-               WHERE x.state = 'ready' AND x.isolation = %(isolation)s AND s.state = 'open'
+               WHERE x.state = 'ready' AND x.isolation = %(isolation)s AND x.template = %(template)s AND s.state = 'open'
                  AND (s.name = %(shard)s OR (%(shard)s::text IS NULL AND NOT s.dedicated))
                ORDER BY x.id LIMIT %(count)s FOR UPDATE OF x SKIP LOCKED)
 RETURNING id
 
 -- ready_spaces --
-SELECT count(*) AS ready FROM spaces WHERE shard = %s AND isolation = %s AND state IN ('ready', 'building')
+SELECT count(*) AS ready FROM spaces
+ WHERE shard = %s AND isolation = %s AND (state = 'building' OR (state = 'ready' AND template = %s))
 
 -- tenant_by_slug --
 SELECT id, key, slug, name, plan, state, created_at, shard, database, schema, isolation, epoch
@@ -134,6 +150,9 @@ DELETE FROM tenants WHERE id = ANY (%s) AND state = 'provisioning'
 
 -- tenant_states --
 UPDATE tenants SET state = %s WHERE id = ANY (%s)
+
+-- tenant_back --
+UPDATE tenants SET state = %s, delete_after = NULL WHERE id = ANY (%s)
 
 -- tenant_deleting --
 UPDATE tenants SET state = 'deleting', delete_after = %s WHERE id = ANY (%s)
@@ -170,18 +189,25 @@ SELECT now() AS now
 -- keys --
 SELECT kid, key, state, created_at, not_after FROM signing_keys ORDER BY created_at
 
+-- keys_due --
+SELECT kid, EXISTS (SELECT FROM operations WHERE kind = 'rotate' AND state NOT IN ('done', 'undone')) AS renewing
+  FROM signing_keys WHERE state = 'active' AND not_after < now() + make_interval(days => %s)
+
 -- new_key --
 INSERT INTO signing_keys (kid, key, state, not_after) VALUES (%s, %s, %s, now() + make_interval(days => %s))
 ON CONFLICT DO NOTHING
 
 -- retire_keys --
-UPDATE signing_keys SET state = 'retiring' WHERE state = 'active' AND kid <> %s
+UPDATE signing_keys SET state = 'retiring' WHERE state = 'active' AND kid <> %s RETURNING kid
 
 -- activate_key --
 UPDATE signing_keys SET state = 'active' WHERE kid = %s
 
 -- drop_retiring_keys --
-DELETE FROM signing_keys WHERE state = 'retiring'
+DELETE FROM signing_keys WHERE state = 'retiring' AND kid = ANY (%s)
+
+-- drop_pending_key --
+DELETE FROM signing_keys WHERE state = 'pending' AND kid = %s
 
 -- audit --
 INSERT INTO audit_log (actor, action, subject, reason, detail) VALUES (%s, %s, %s, %s, %s)

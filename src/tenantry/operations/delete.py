@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -9,11 +11,24 @@ from typing import Any
 from tenantry.catalog.store import Conn, fetch
 from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Wait, Work
-from tenantry.placements.levels import LEVELS, admit, dismiss, homes
+from tenantry.placements.levels import LEVELS, admit, dismiss, homes, running, still_running
+from tenantry.placements.space import Home
+
+_PATIENCE_SECONDS = 5.0
+_PAUSE_SECONDS = 0.05
+_AGAIN_SECONDS = 15
 
 
 async def _shut(work: Work) -> None:
-    await admit(work.estate, await homes(work.estate, work.tenants), "suspended")
+    found = await homes(work.estate, work.tenants)
+    there = [home for home in found if not await _is_gone(work, home)]
+    await admit(work.estate, there, "suspended")
+
+
+async def _is_gone(work: Work, home: Home) -> bool:
+    """Whether somebody has dropped the tenant's database by hand."""
+    own = home.space.isolation is Isolation.DATABASE
+    return own and not await work.estate.has_database(home.space.shard, home.space.database)
 
 
 async def _deleting(work: Work, conn: Conn) -> Mapping[str, Any]:
@@ -30,7 +45,7 @@ async def _open(work: Work) -> None:
 
 
 async def _back(work: Work, conn: Conn) -> None:
-    await fetch(conn, "tenant_states", (work.args["was"], work.tenants))
+    await fetch(conn, "tenant_back", (work.args["was"], work.tenants))
     await fetch(conn, "audit_many", (work.actor, "tenant undelete", [str(each) for each in work.tenants]))
 
 
@@ -41,11 +56,27 @@ async def _wait(work: Work) -> None:
         raise Wait(after)
 
 
+async def _count(work: Work, conn: Conn) -> Mapping[str, Any]:
+    found = await homes(work.estate, work.tenants)
+    shared = [home for home in found if home.space.isolation is not Isolation.DATABASE]
+    return {"running": await running(work.estate, shared)}
+
+
+async def _drain(work: Work) -> None:
+    """A transaction that entered before the tenant was shut may still write. One that takes long is not disturbed: it
+    may be a neighbour's."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while await still_running(work.estate, work.outputs["count"]["running"]):
+        if time.monotonic() > until:
+            raise Wait((await work.store.fetch("now"))[0]["now"] + timedelta(seconds=_AGAIN_SECONDS))
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
 async def _clear(work: Work) -> None:
     found = await homes(work.estate, work.tenants)
     for home in found:
         await LEVELS[home.space.isolation].clear(work.estate, home.space, [home])
-    await dismiss(work.estate, found)
+    await dismiss(work.estate, (home for home in found if home.space.isolation is not Isolation.DATABASE))
 
 
 async def _forget(work: Work, conn: Conn) -> None:
@@ -63,6 +94,8 @@ DELETE = Kind(
     (
         Step("shut", act=_shut, record=_deleting, undo_act=_open, undo_record=_back),
         Step("grace", act=_wait),
+        Step("count", record=_count),
+        Step("drain", act=_drain),
         Step("clear", act=_clear, final=True),
         Step("forget", record=_forget, final=True),
     ),

@@ -1,23 +1,15 @@
 """The engine: runs operations so that what a killed process leaves behind is finished or undone by another.
 
-A step's journal row commits in the same transaction as the catalog rows that it changes. Who works on an operation
-holds a lease, kept by a heartbeat (Gray & Cheriton, "Leases", 1989). Each claim raises the fence, and a step commits
-only under the fence that it was claimed with: a process that was thought dead can't finish a step behind its
-successor's back.
+A step's journal row commits in the same transaction as the catalog rows that it changes, under the claim's fence.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pluggy
 import psycopg
@@ -25,22 +17,16 @@ from psycopg.types.json import Jsonb
 
 from tenantry import hookspecs
 from tenantry.catalog.store import CatalogStore, Conn
-from tenantry.errors import OperationFailed, OperationNotFound, OperationOpen, TenantryError, Unavailable
+from tenantry.errors import OperationFailed, OperationNotFound, OperationOpen, ServerUnreachable, TenantryError
+from tenantry.operations.claim import SQL, Claim, Fenced, later
 from tenantry.operations.steps import Kind, Step, Wait, Work
 from tenantry.placements.estate import Estate
-from tenantry.postgres import sqlfile
 
 log = logging.getLogger("tenantry.operations")
-
-_SQL = sqlfile.load("tenantry.operations", "operations.sql")
 
 LEASE_SECONDS = 15.0
 _ATTEMPTS = 5
 _BACKOFF_SECONDS = (1, 5, 15, 60)
-
-
-class Fenced(Exception):
-    """Another process has taken the operation over."""
 
 
 class Engine:
@@ -60,7 +46,6 @@ class Engine:
         self._estate = estate
         self._kinds = {kind.name: kind for kind in kinds}
         self._lease = lease_seconds
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.hooks = pluggy.PluginManager("tenantry")
         self.hooks.add_hookspecs(hookspecs)
 
@@ -73,29 +58,32 @@ class Engine:
             OperationOpen: one of the tenants has an operation that has not ended.
         """
         full = {**args, "tenants": [str(tenant) for tenant in tenants]}
-        parameters = {"kind": kind, "args": Jsonb(full), "actor": actor, "owner": self._owner, "lease": self._lease}
-        row = await (await conn.execute(_SQL["new"], parameters)).fetchone()
+        parameters = {"kind": kind, "args": Jsonb(full), "actor": actor, **self._me()}
+        row = await (await conn.execute(SQL["new"], parameters)).fetchone()
         assert row is not None
         try:
-            await conn.execute(_SQL["new_tenants"], (list(tenants), row["id"]))
+            await conn.execute(SQL["new_tenants"], (list(tenants), row["id"]))
         except psycopg.errors.UniqueViolation:
             raise OperationOpen("the tenant has another operation that has not ended") from None
         return row
 
     async def run(self, claimed: Mapping[str, Any]) -> str:
-        """Run an operation that this process has claimed, and return its state: done, waiting, pending or undone.
+        """Run an operation that this process has claimed, and return its state: done, waiting, running or undone.
 
         Raises:
-            OperationFailed: it could not be finished and has been undone, or it needs a worker to finish its undoing.
+            OperationFailed: a step failed, and a worker tries again later; or a server refused it, and it was undone.
+            TenantryError: a step said why it can't be done; it was undone.
         """
+        claim = Claim(self._store, claimed, self._lease)
         try:
-            async with self._heartbeat(claimed):
-                if claimed["state"] == "undoing":
-                    await self._undo(claimed)
-                    return "undone"
-                return await self._forward(claimed)
+            async with claim.kept():
+                with self._estate.acting_for(claim):
+                    if claim.is_undoing:
+                        await self._undo(claim)
+                        return "undone"
+                    return await self._forward(claim)
         except Fenced:
-            log.warning("operation %s goes on in another process", claimed["id"])
+            log.warning("operation %s goes on in another process", claim.operation)
             return "running"
 
     async def work(self, operation: int | None = None) -> str | None:
@@ -106,30 +94,34 @@ class Engine:
 
         Returns:
             Its state afterwards; None if there was nothing to do.
+
+        Raises:
+            As :meth:`run`.
         """
+        parameters = {"id": operation, "kinds": list(self._kinds), **self._me()}
         async with self._store.transaction() as conn:
-            parameters = {"owner": self._owner, "lease": self._lease, "id": operation}
-            claimed = await (await conn.execute(_SQL["claim"], parameters)).fetchone()
+            claimed = await (await conn.execute(SQL["claim"], parameters)).fetchone()
         return None if claimed is None else await self.run(claimed)
 
     async def recall(self, operation: int) -> None:
-        """Undo an operation that waits.
+        """Undo an operation that nobody works on now.
 
         Raises:
-            OperationOpen: it is at work, and can't be called back.
-            OperationFailed: the undoing failed.
+            OperationOpen: it is at work, has come to the point of no return, or has ended.
+            OperationFailed: the undoing failed; a worker tries again later.
         """
         async with self._store.transaction() as conn:
-            parameters = {"owner": self._owner, "lease": self._lease, "id": operation}
-            claimed = await (await conn.execute(_SQL["recall"], parameters)).fetchone()
-        if claimed is None:
-            raise OperationOpen(f"operation {operation} is at work, or has ended")
+            idle = await (await conn.execute(SQL["idle"], (operation,))).fetchone()
+            if idle is None or await self._is_final(conn, operation, idle["kind"]):
+                raise OperationOpen(f"operation {operation} is at work, or can't be called back any more")
+            claimed = await (await conn.execute(SQL["recall"], {"id": operation, **self._me()})).fetchone()
+            assert claimed is not None
         await self.run(claimed)
 
     async def open_operation(self, tenant: UUID) -> Mapping[str, Any] | None:
         """The tenant's operation that has not ended."""
         async with self._store.connection() as conn:
-            return await (await conn.execute(_SQL["open_of_tenant"], (tenant,))).fetchone()
+            return await (await conn.execute(SQL["open_of_tenant"], (tenant,))).fetchone()
 
     async def show(self, operation: int) -> Mapping[str, Any]:
         """One operation.
@@ -138,7 +130,7 @@ class Engine:
             OperationNotFound: there is none with this id.
         """
         async with self._store.connection() as conn:
-            row = await (await conn.execute(_SQL["show"], (operation,))).fetchone()
+            row = await (await conn.execute(SQL["show"], (operation,))).fetchone()
         if row is None:
             raise OperationNotFound(f"there is no operation {operation}")
         return row
@@ -146,121 +138,125 @@ class Engine:
     async def unfinished(self) -> list[dict[str, Any]]:
         """All operations that have not ended, with whether their worker has died."""
         async with self._store.connection() as conn:
-            return await (await conn.execute(_SQL["unfinished"])).fetchall()
+            return await (await conn.execute(SQL["unfinished"])).fetchall()
 
-    def _moment(self, work: Work, step: str, moment: str) -> None:
-        self.hooks.hook.operation_moment(operation=work.operation, kind=work.kind, step=step, moment=moment)
+    def _me(self) -> dict[str, Any]:
+        return {"owner": self._estate.name, "lease": self._lease}
 
-    async def _load(self, claimed: Mapping[str, Any]) -> tuple[Kind, Work]:
-        kind = self._kinds.get(claimed["kind"])
-        if kind is None:
-            raise OperationFailed(f"operation {claimed['id']} is of the unknown kind {claimed['kind']!r}")
+    def _moment(self, claim: Claim, step: Step, moment: str) -> None:
+        self.hooks.hook.operation_moment(operation=claim.operation, kind=claim.kind, step=step.name, moment=moment)
+
+    async def _is_final(self, conn: Conn, operation: int, kind: str) -> bool:
+        """Whether the next step, which may have begun, is one from which there is no way back."""
+        rows = await (await conn.execute(SQL["steps"], (operation,))).fetchall()
+        done = {row["step"] for row in rows}
+        steps = self._kinds[kind].steps if kind in self._kinds else ()
+        left = [step for step in steps if step.name not in done]
+        return any(step.final for step in [*steps[: len(steps) - len(left)], *left[:1]])
+
+    async def _load(self, claim: Claim) -> tuple[Kind, Work]:
+        kind = self._kinds[claim.kind]
         async with self._store.connection() as conn:
-            rows = await (await conn.execute(_SQL["steps"], (claimed["id"],))).fetchall()
+            rows = await (await conn.execute(SQL["steps"], (claim.operation,))).fetchall()
         outputs = {row["step"]: row["output"] for row in rows}
-        work = Work(
-            self._store, self._estate, claimed["id"], kind.name, claimed["actor"], claimed["args"], outputs=outputs
+        return kind, Work(
+            self._store, self._estate, claim.operation, kind.name, claim.actor, claim.args, outputs=outputs
         )
-        return kind, work
 
-    async def _forward(self, claimed: Mapping[str, Any]) -> str:
-        kind, work = await self._load(claimed)
-        final = any(step.final and step.name in work.outputs for step in kind.steps)
+    async def _forward(self, claim: Claim) -> str:
+        kind, work = await self._load(claim)
+        final = False
         for step in kind.steps:
+            final = final or step.final
             if step.name in work.outputs:
                 continue
-            final = final or step.final
             try:
-                work = await self._step(claimed, work, step)
+                work = await self._step(claim, work, step)
+                claim.attempt = 0
             except Wait as wait:
-                await self._execute("postpone", ("waiting", wait.until, None, claimed["id"], claimed["fence"]))
+                await claim.postpone("waiting", wait.until)
                 return "waiting"
-            except (TenantryError, psycopg.Error, OSError) as error:
-                return await self._fail(claimed, step, error, final)
-        async with self._store.transaction() as conn:
-            await self._hold(conn, claimed)
-            await conn.execute(_SQL["release"], (claimed["id"],))
-            await conn.execute(_SQL["finish"], ("done", None, claimed["id"], claimed["fence"]))
+            except Fenced:
+                raise
+            except Exception as error:  # whatever it is, the operation must not hang
+                return await self._fail(claim, step, error, final)
+        await claim.finish("done")
         return "done"
 
-    async def _step(self, claimed: Mapping[str, Any], work: Work, step: Step) -> Work:
-        self._moment(work, step.name, "before")
+    async def _step(self, claim: Claim, work: Work, step: Step) -> Work:
+        self._moment(claim, step, "before")
         if step.act is not None:
             await step.act(work)
-        self._moment(work, step.name, "acted")
-        async with self._store.transaction() as conn:
-            await self._hold(conn, claimed)
+        self._moment(claim, step, "acted")
+        async with claim.transaction() as conn:
             output = (await step.record(work, conn) if step.record is not None else None) or {}
-            await conn.execute(_SQL["record"], (claimed["id"], step.name, Jsonb(output)))
-            await conn.execute(_SQL["at_step"], (step.name, claimed["id"]))
-        self._moment(work, step.name, "after")
+            await conn.execute(SQL["record"], (claim.operation, step.name, Jsonb(output)))
+            await conn.execute(SQL["at_step"], (step.name, claim.operation))
+        self._moment(claim, step, "after")
         return replace(work, outputs={**work.outputs, step.name: output})
 
-    async def _fail(self, claimed: Mapping[str, Any], step: Step, error: Exception, final: bool) -> str:
+    async def _fail(self, claim: Claim, step: Step, error: Exception, final: bool) -> str:
         """A server that does not answer is tried again later; anything else is undone, or, past the point of no return,
         left for an operator with its error."""
-        note = Jsonb({"step": step.name, **_as_dict(error)})
-        operation, fence = claimed["id"], claimed["fence"]
-        passing = isinstance(error, (Unavailable, psycopg.OperationalError, OSError)) and claimed["attempt"] < _ATTEMPTS
-        if passing or final:
-            delay = _BACKOFF_SECONDS[min(claimed["attempt"], len(_BACKOFF_SECONDS) - 1)]
-            again = datetime.now(UTC) + timedelta(seconds=delay)
-            await self._execute("postpone", ("pending", again, note, operation, fence))
-            raise OperationFailed(
-                f"{claimed['kind']} stopped at the step '{step.name}': {_reason(error)}",
-                where=f"operation {operation}",
-                hint="it will be tried again: run 'tenantry worker'",
-            ) from error
-        await self._execute("undo", (note, operation, fence))
-        await self._undo(claimed)
+        note = {"step": step.name, **_as_dict(error)}
+        if final or (is_passing(error) and claim.attempt < _ATTEMPTS):
+            raise await self._postponed(claim, "pending", step, error, note) from error
+        await claim.turn(note)
+        await self._undo(claim)
+        if isinstance(error, TenantryError):
+            error.where = error.where or f"operation {claim.operation}"
+            raise error
         raise OperationFailed(
-            f"{claimed['kind']} failed at the step '{step.name}' and was undone: {_reason(error)}",
-            where=f"operation {operation}",
-            hint=getattr(error, "hint", None),
+            f"{claim.kind} failed at the step '{step.name}' and was undone: {_reason(error)}",
+            where=f"operation {claim.operation}",
         ) from error
 
-    async def _undo(self, claimed: Mapping[str, Any]) -> None:
-        kind, work = await self._load(claimed)
+    async def _postponed(
+        self, claim: Claim, state: str, step: Step, error: Exception, note: Mapping[str, Any]
+    ) -> OperationFailed:
+        delay = _BACKOFF_SECONDS[min(claim.attempt, len(_BACKOFF_SECONDS) - 1)]
+        try:
+            await claim.postpone(state, later(delay), note)
+        except (TenantryError, psycopg.Error) as lost:
+            log.warning("operation %s: the lease has to run out: %s", claim.operation, lost)
+        what = f"undoing {claim.kind}" if state == "undoing" else claim.kind
+        return OperationFailed(
+            f"{what} stopped at the step '{step.name}': {_reason(error)}",
+            where=getattr(error, "where", None) or f"operation {claim.operation}",
+            hint="it will be tried again: run 'tenantry worker'",
+        )
+
+    async def _undo(self, claim: Claim) -> None:
+        kind, work = await self._load(claim)
         begun = [step for step in kind.steps if step.name in work.outputs]
         begun += [step for step in kind.steps if step.name not in work.outputs][:1]
         for step in reversed(begun):
-            self._moment(work, step.name, "undo")
-            if step.undo_act is not None:
-                await step.undo_act(work)
-            async with self._store.transaction() as conn:
-                await self._hold(conn, claimed)
-                if step.undo_record is not None:
-                    await step.undo_record(work, conn)
-                await conn.execute(_SQL["unrecord"], (claimed["id"], step.name))
-        async with self._store.transaction() as conn:
-            await self._hold(conn, claimed)
-            await conn.execute(_SQL["release"], (claimed["id"],))
-            await conn.execute(_SQL["finish"], ("undone", None, claimed["id"], claimed["fence"]))
+            try:
+                await self._undo_step(claim, work, step)
+            except Fenced:
+                raise
+            except Exception as error:
+                note = {"step": step.name, **_as_dict(error)}
+                raise await self._postponed(claim, "undoing", step, error, note) from error
+        await claim.finish("undone")
 
-    async def _execute(self, query: str, parameters: Sequence[Any]) -> None:
-        async with self._store.connection() as conn:
-            await conn.execute(_SQL[query], parameters)
+    async def _undo_step(self, claim: Claim, work: Work, step: Step) -> None:
+        self._moment(claim, step, "undo")
+        if step.undo_act is not None:
+            await step.undo_act(work)
+        self._moment(claim, step, "undo acted")
+        async with claim.transaction() as conn:
+            if step.undo_record is not None:
+                await step.undo_record(work, conn)
+            await conn.execute(SQL["unrecord"], (claim.operation, step.name))
+        self._moment(claim, step, "undone")
 
-    async def _hold(self, conn: Conn, claimed: Mapping[str, Any]) -> None:
-        held = await (await conn.execute(_SQL["hold"], (claimed["id"], claimed["fence"]))).fetchone()
-        if held is None:
-            raise Fenced
 
-    @asynccontextmanager
-    async def _heartbeat(self, claimed: Mapping[str, Any]) -> AsyncIterator[None]:
-        async def beat() -> None:
-            while True:
-                await asyncio.sleep(self._lease / 3)
-                try:
-                    await self._execute("beat", (self._lease, claimed["id"], claimed["fence"]))
-                except (TenantryError, psycopg.Error) as error:
-                    log.warning("operation %s: no heartbeat: %s", claimed["id"], error)
-
-        task = asyncio.create_task(beat())
-        try:
-            yield
-        finally:
-            task.cancel()
+def is_passing(error: BaseException) -> bool:
+    """Whether the same may succeed later though nobody mends anything: a server is down, busy or was restarted."""
+    cause = error.__cause__
+    passing = (ServerUnreachable, psycopg.OperationalError, ConnectionError, TimeoutError)
+    return isinstance(error, passing) or (cause is not None and is_passing(cause))
 
 
 def _reason(error: Exception) -> str:

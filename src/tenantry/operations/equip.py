@@ -31,7 +31,8 @@ async def _pooled(work: Work) -> None:
 
 async def _ready(work: Work, conn: Conn) -> None:
     space = (await fetch(conn, "pooled_space", (work.args["shard"],)))[0]
-    await fetch(conn, "space_state", ("ready", work.estate.template.version(), [space["id"]]))
+    await work.estate.introduce(conn, space["shard"], space["database"])
+    await fetch(conn, "space_built", ("ready", work.estate.template.version(), [space["id"]]))
 
 
 async def _template(work: Work) -> None:
@@ -56,6 +57,6 @@ EQUIP = Kind(
         Step("roles", act=_roles, undo_record=_forget),
         Step("pooled", act=_pooled, record=_ready),
         Step("template", act=_template),
-        Step("open", record=_open),
+        Step("open", record=_open, final=True),
     ),
 )

@@ -6,9 +6,10 @@ from tenantry.operations.delete import DELETE
 from tenantry.operations.equip import EQUIP
 from tenantry.operations.migrate import MIGRATE
 from tenantry.operations.provision import PROVISION
+from tenantry.operations.publish import PUBLISH
 from tenantry.operations.refill import REFILL
 from tenantry.operations.resume import RESUME
 from tenantry.operations.rotate import ROTATE
 from tenantry.operations.suspend import SUSPEND
 
-KINDS = (PROVISION, SUSPEND, RESUME, DELETE, REFILL, EQUIP, ROTATE, MIGRATE)
+KINDS = (PROVISION, SUSPEND, RESUME, DELETE, REFILL, EQUIP, ROTATE, PUBLISH, MIGRATE)

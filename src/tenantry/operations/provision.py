@@ -20,7 +20,8 @@ async def _place(work: Work, conn: Conn) -> Mapping[str, Any]:
         spaces = [await _pooled(conn, shard)] * len(tenants)
         built: list[int] = []
     else:
-        parameters = {"isolation": isolation, "shard": shard, "count": len(tenants)}
+        version = work.estate.template.version()
+        parameters = {"isolation": isolation, "shard": shard, "template": version, "count": len(tenants)}
         spaces = [row["id"] for row in await fetch(conn, "claim_ready", parameters)]
         built = []
         for _ in range(len(tenants) - len(spaces)):
@@ -31,60 +32,65 @@ async def _place(work: Work, conn: Conn) -> Mapping[str, Any]:
 
 
 async def _pooled(conn: Conn, shard: str | None) -> int:
-    open_spaces = [row for row in await fetch(conn, "open_pooled") if shard in (None, row["shard"])]
-    if not open_spaces:
-        raise NoCapacity(f"no open shard takes pooled tenants{f' on {shard!r}' if shard else ''}")
-    space: int = min(open_spaces, key=lambda row: (row["tenants"], row["id"]))["id"]
+    found = [row["id"] for row in await fetch(conn, "open_pooled", {"shard": shard})]
+    if not found:
+        raise await _no_capacity(conn, "pooled tenants", shard)
+    if len(found) > 1:  # counting is slow where there are many tenants
+        found = [row["id"] for row in await fetch(conn, "emptiest_pooled", (found,))]
+    space: int = found[0]
     return space
 
 
 async def _own(conn: Conn, shard: str | None) -> str:
-    candidates = [
-        row
-        for row in await fetch(conn, "open_shards")
-        if row["name"] == shard or (shard is None and not row["dedicated"])
-    ]
-    if not candidates:
-        raise NoCapacity(f"no open shard takes new tenants{f' on {shard!r}' if shard else ''}")
-    name: str = min(candidates, key=lambda row: (row["tenants"], row["name"]))["name"]
+    found = [row["name"] for row in await fetch(conn, "open_shards", {"shard": shard})]
+    if not found:
+        raise await _no_capacity(conn, "new tenants", shard)
+    if len(found) > 1:
+        found = [row["name"] for row in await fetch(conn, "emptiest_shard", (found,))]
+    name: str = found[0]
     return name
 
 
+async def _no_capacity(conn: Conn, whom: str, shard: str | None) -> NoCapacity:
+    if shard is None:
+        return NoCapacity(f"no open shard takes {whom}")
+    found = await fetch(conn, "shard", (shard,))
+    state = found[0]["state"] if found else "gone"
+    return NoCapacity(f"the shard {shard!r} is {state}: it takes no {whom}", hint=f"run 'tenantry shard open {shard}'")
+
+
 async def _unplace(work: Work, conn: Conn) -> None:
-    await fetch(conn, "drop_placements", (work.tenants,))
-    place = work.outputs.get("place", {})
-    await fetch(conn, "drop_spaces", (place.get("build", []),))
+    """What came from the warm pool goes back there: the tenants were dismissed from it, and it is empty."""
+    built = work.outputs.get("place", {}).get("build", [])
+    spaces = [row["space"] for row in await fetch(conn, "drop_placements", (work.tenants,))]
+    await fetch(conn, "spaces_ready_again", ([space for space in spaces if space not in built],))
+    await fetch(conn, "drop_spaces", (built,))
     await conn.execute("DELETE FROM operation_tenants WHERE operation = %s", (work.operation,))
     await fetch(conn, "drop_tenants", (work.tenants,))
 
 
-async def _spaces(work: Work, which: str) -> list[Space]:
-    ids = work.outputs.get("place", {}).get(which, [])
+async def _spaces(work: Work) -> list[Space]:
+    ids = work.outputs.get("place", {}).get("build", [])
     return [Space.of(row) for row in await work.store.fetch("spaces_by_id", (ids,))]
 
 
 async def _build(work: Work) -> None:
-    for space in await _spaces(work, "build"):
+    for space in await _spaces(work):
         await LEVELS[space.isolation].build(work.estate, space)
 
 
 async def _built(work: Work, conn: Conn) -> None:
-    ids = work.outputs["place"]["build"]
-    if ids:
-        await fetch(conn, "space_state", ("occupied", work.estate.template.version(), ids))
+    spaces = [Space.of(row) for row in await fetch(conn, "spaces_by_id", (work.outputs["place"]["build"],))]
+    for space in spaces:
+        if space.isolation is Isolation.DATABASE:
+            await work.estate.introduce(conn, space.shard, space.database)
+    if spaces:
+        await fetch(conn, "space_built", ("occupied", work.estate.template.version(), [space.id for space in spaces]))
 
 
 async def _unbuild(work: Work) -> None:
-    for space in await _spaces(work, "build"):
+    for space in await _spaces(work):
         await LEVELS[space.isolation].drop(work.estate, space)
-
-
-async def _unclaim(work: Work, conn: Conn) -> None:
-    """What came from the warm pool goes back there: nobody has been let in yet, so it is still empty."""
-    place = work.outputs.get("place", {})
-    claimed = set(place.get("spaces", [])) - set(place.get("build", []))
-    if claimed and work.args["isolation"] != Isolation.POOLED:
-        await fetch(conn, "space_state", ("ready", None, list(claimed)))
 
 
 async def _admit(work: Work) -> None:
@@ -104,8 +110,8 @@ PROVISION = Kind(
     "provision",
     (
         Step("place", record=_place, undo_record=_unplace),
-        Step("build", act=_build, record=_built, undo_act=_unbuild, undo_record=_unclaim),
+        Step("build", act=_build, record=_built, undo_act=_unbuild),
         Step("admit", act=_admit, undo_act=_dismiss),
-        Step("activate", record=_activate),
+        Step("activate", record=_activate, final=True),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tenantry.catalog.store import Conn, fetch
+from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Work
 from tenantry.placements.levels import LEVELS
 from tenantry.placements.space import Space
@@ -18,7 +19,10 @@ async def _build(work: Work) -> None:
 
 
 async def _ready(work: Work, conn: Conn) -> None:
-    await fetch(conn, "space_state", ("ready", work.estate.template.version(), work.args["spaces"]))
+    for row in await fetch(conn, "spaces_by_id", (work.args["spaces"],)):
+        if row["isolation"] == Isolation.DATABASE:
+            await work.estate.introduce(conn, row["shard"], row["database"])
+    await fetch(conn, "space_built", ("ready", work.estate.template.version(), work.args["spaces"]))
 
 
 async def _drop(work: Work) -> None:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from tenantry.catalog.store import Conn, fetch
 from tenantry.operations.steps import Kind, Step, Wait, Work
 
 
 async def _distribute(work: Work) -> None:
-    for row in await work.store.fetch("databases"):
-        async with work.estate.admin(row["shard"], row["database"]) as conn:
-            await work.estate.tell_keys(conn)
+    await work.estate.inform_all()
 
 
-async def _activate(work: Work, conn: Conn) -> dict[str, str]:
-    await fetch(conn, "retire_keys", (work.args["kid"],))
+async def _activate(work: Work, conn: Conn) -> dict[str, Any]:
+    await conn.execute("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE")
+    retired = [row["kid"] for row in await fetch(conn, "retire_keys", (work.args["kid"],))]
     await fetch(conn, "activate_key", (work.args["kid"],))
     await fetch(conn, "audit", (work.actor, "key rotate", work.args["kid"], None, "{}"))
     now = (await fetch(conn, "now"))[0]["now"]
-    return {"retire_at": (now + timedelta(seconds=work.args["overlap"])).isoformat()}
+    return {"retire_at": (now + timedelta(seconds=work.args["overlap"])).isoformat(), "retired": retired}
 
 
 async def _overlap(work: Work) -> None:
@@ -30,11 +30,12 @@ async def _overlap(work: Work) -> None:
 
 
 async def _retired(work: Work, conn: Conn) -> None:
-    await fetch(conn, "drop_retiring_keys")
+    """Only what this rotation has retired: another's has an overlap of its own."""
+    await fetch(conn, "drop_retiring_keys", (work.outputs["activate"]["retired"],))
 
 
 async def _forget(work: Work, conn: Conn) -> None:
-    await conn.execute("DELETE FROM signing_keys WHERE kid = %s AND state = 'pending'", (work.args["kid"],))
+    await fetch(conn, "drop_pending_key", (work.args["kid"],))
 
 
 ROTATE = Kind(

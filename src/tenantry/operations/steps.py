@@ -40,7 +40,8 @@ Record = Callable[[Work, Conn], Awaitable[Mapping[str, Any] | None]]
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step. ``act`` has effects outside the catalog and must do no harm when it runs again; ``record`` changes the
-    catalog, in the transaction that notes the step as done. Their undos run in reverse, the record's first."""
+    catalog, in the transaction that notes the step as done. ``undo_act`` and ``undo_record`` likewise, in this order;
+    they also run for the step that failed or was interrupted, and may find nothing to undo."""
 
     name: str
     act: Act | None = None

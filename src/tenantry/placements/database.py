@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from tenantry.placements.estate import Estate
-from tenantry.placements.pooled import create_database, create_schema, database_dsn
+from tenantry.placements.pooled import create_database, create_schema
 from tenantry.placements.space import Home, Space
 
 TEMPLATE_DATABASE = "tenantry_template"
@@ -46,13 +46,14 @@ async def build_template(estate: Estate, shard: str) -> None:
         await conn.execute("SELECT pg_advisory_lock(hashtextextended('tenantry template', 0))")
         await create_database(conn, TEMPLATE_DATABASE)
         await conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
-        async with estate.root(shard, TEMPLATE_DATABASE) as inside:
-            await create_schema(inside, space.schema)
-        await estate.wall(shard, TEMPLATE_DATABASE, [space.schema])
-        await estate.template.apply(await database_dsn(estate, space), space.schema)
-        await estate.wall(shard, TEMPLATE_DATABASE, [space.schema])
-        await conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
-    await estate.store.fetch("space_state", ("template", estate.template.version(), [space.id]))
+        try:
+            async with estate.root(shard, TEMPLATE_DATABASE) as inside:
+                await create_schema(inside, space.schema)
+            await estate.wall(shard, TEMPLATE_DATABASE, [space.schema])
+            await estate.bring_up(space)
+        finally:
+            await conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+        await estate.store.fetch("space_template", (estate.template.version(), [space.id]))
 
 
 async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:

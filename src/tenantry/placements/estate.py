@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import socket
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from secrets import token_hex
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+import psycopg
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from tenantry.catalog import rows
-from tenantry.catalog.store import CatalogStore
-from tenantry.errors import ServerUnreachable, ShardNotFound
+from tenantry.catalog.store import CatalogStore, fetch
+from tenantry.catalog.store import Conn as CatalogConn
+from tenantry.errors import OperationFailed, ServerUnreachable, ShardNotFound, TenantryError
 from tenantry.model import House, Shard
 from tenantry.perimeter.apply import PerimeterPlan, apply_perimeter
 from tenantry.perimeter.binder import ADMIN
+from tenantry.placements.space import Space
 from tenantry.placements.template import Template, parse_template
-from tenantry.postgres.connect import APPLICATION_NAME, connect, merge_dsn
+from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
+from tenantry.postgres.pool import Pool, make_pool
 from tenantry.settings import Settings
+
+log = logging.getLogger("tenantry.placements")
 
 _POOLS = 16
 _POOL_SIZE = 4
+_NAME_LENGTH = 63
+_EXPEL_MILLISECONDS = 5000
+_TELL_SECONDS = 60.0
 
 Conn = AsyncConnection[Any]
+
+
+class Holder(Protocol):
+    """Who acts on the shards: the claim of an operation."""
+
+    def predecessors(self, shard: str) -> Sequence[str]:
+        """The names of those who acted before, and may still have sessions on a shard; each shard is told once."""
+        ...
+
+    async def check(self) -> None:
+        """Raises if somebody else acts now."""
+        ...
+
+
+_holder: ContextVar[Holder | None] = ContextVar("tenantry_holder", default=None)
 
 
 class Estate:
@@ -33,17 +63,20 @@ class Estate:
     Args:
         store: the catalog.
         settings: name the template and the shared tables.
+
+    Attributes:
+        name: how the sessions of this estate call themselves to the shards; no two have the same.
     """
 
     def __init__(self, store: CatalogStore, settings: Settings) -> None:
         self.store = store
         self.shared = settings.shared_tables
+        self.name = f"tenantry {token_hex(6)} {os.getpid()}@{socket.gethostname()}"[:_NAME_LENGTH]
         self._spec = settings.template
         self._template: Template | None = None
         self._seconds = settings.connect_seconds
-        self._pools: OrderedDict[tuple[str, str], AsyncConnectionPool[Conn]] = OrderedDict()
-        self._dsns: dict[str, str] = {}
-        self._shards: dict[str, Shard] = {}
+        self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
+        self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,23 +95,41 @@ class Estate:
             self._template = parse_template(self._spec)
         return self._template
 
+    @contextmanager
+    def acting_for(self, holder: Holder) -> Iterator[None]:
+        """Inside the block every connection is given out only while the holder may act.
+
+        The order matters: first there is a session, then the holder is checked. A process that is stopped in between
+        and wakes up after its operation was taken over finds that its successor has ended the session.
+        """
+        token = _holder.set(holder)
+        try:
+            yield
+        finally:
+            _holder.reset(token)
+
     async def house(self) -> House:
         """What holds for all tenants."""
         return await self.store.house()
 
     async def shard(self, name: str) -> Shard:
-        """The shard of this name; its binding mode never changes, so it is read once."""
-        if name not in self._shards:
-            self._shards[name] = await self.store.shard(name)
-        return self._shards[name]
+        """The shard of this name."""
+        return await self.store.shard(name)
 
-    async def root_dsn(self, shard: str) -> str:
-        """The DSN that was given when the shard was added: it may create roles and databases."""
-        found = await self.store.fetch("admin_dsn", (shard,))
+    async def root_dsn(self, shard: str, catalog: CatalogConn | None = None) -> str:
+        """The DSN that was given when the shard was added: it may create roles and databases.
+
+        Args:
+            catalog: a connection of the catalog that the caller has already.
+        """
+        parameters = (shard,)
+        if catalog is None:
+            found = await self.store.fetch("admin_dsn", parameters)
+        else:
+            found = await fetch(catalog, "admin_dsn", parameters)
         if not found:
             raise ShardNotFound(f"there is no shard {shard!r}")
-        dsn: str = found[0]["admin_dsn"]
-        return dsn
+        return merge_dsn(found[0]["admin_dsn"], application_name=self.name)
 
     @asynccontextmanager
     async def root(self, shard: str, database: str | None = None) -> AsyncIterator[Conn]:
@@ -86,6 +137,7 @@ class Estate:
         dsn = await self.root_dsn(shard)
         conn = await connect(dsn if database is None else merge_dsn(dsn, dbname=database), seconds=self._seconds)
         try:
+            await self._enter(shard, dsn)
             yield conn
         finally:
             await conn.close()
@@ -100,14 +152,7 @@ class Estate:
         if role not in logins:
             raise ShardNotFound(f"the shard {shard!r} has no login {role}")
         found = await self.store.shard(shard)
-        return merge_dsn(
-            found.dsn,
-            dbname=database,
-            user=role,
-            password=logins[role],
-            application_name=APPLICATION_NAME,
-            connect_timeout=max(2, round(self._seconds)),
-        )
+        return merge_dsn(found.dsn, dbname=database, user=role, password=logins[role])
 
     @asynccontextmanager
     async def admin(self, shard: str, database: str) -> AsyncIterator[Conn]:
@@ -116,25 +161,27 @@ class Estate:
         Raises:
             ServerUnreachable: the shard does not answer.
         """
-        pool = self._pools.get((shard, database))
-        if pool is None:
-            pool = AsyncConnectionPool(
-                await self.login_dsn(shard, ADMIN, database),
-                min_size=0,
-                max_size=_POOL_SIZE,
-                timeout=self._seconds,
-                kwargs={"autocommit": True},
-                open=False,
-            )
-            self._pools[shard, database] = pool
-            await pool.open()
-            await self._trim()
-        self._pools.move_to_end((shard, database))
+        pool = await self._pool(shard, database)
         try:
             async with pool.connection() as conn:
+                await self._enter(shard)
                 yield conn
         except PoolTimeout:
             raise ServerUnreachable("the shard does not answer", where=f"{shard}/{database}") from None
+
+    async def _pool(self, shard: str, database: str) -> Pool:
+        async with self._opening:
+            pool = self._pools.get((shard, database))
+            if pool is None:
+                dsn = await self.login_dsn(shard, ADMIN, database)
+                pool = make_pool(dsn, size=_POOL_SIZE, seconds=self._seconds, name=self.name)
+                await pool.open()
+                self._pools[shard, database] = pool
+            self._pools.move_to_end((shard, database))
+            while len(self._pools) > _POOLS:
+                _, oldest = self._pools.popitem(last=False)
+                await oldest.close()
+        return pool
 
     async def forget(self, shard: str, database: str) -> None:
         """Close the connections to a database that is about to go."""
@@ -142,35 +189,120 @@ class Estate:
         if pool is not None:
             await pool.close()
 
-    async def _trim(self) -> None:
-        while len(self._pools) > _POOLS:
-            _, pool = self._pools.popitem(last=False)
-            await pool.close()
+    async def _enter(self, shard: str, root: str | None = None) -> None:
+        holder = _holder.get()
+        if holder is None:
+            return
+        if predecessors := holder.predecessors(shard):
+            await self._expel(shard, root or await self.root_dsn(shard), predecessors)
+        await holder.check()
+
+    async def _expel(self, shard: str, root: str, names: Sequence[str]) -> None:
+        """End the sessions of those who acted before. Which role may end whose differs, so both of ours try."""
+        database = parse_dsn(root).get("dbname") or "postgres"
+        left = 0
+        for dsn in (root, await self.login_dsn(shard, ADMIN, database)):
+            conn = await connect(merge_dsn(dsn, application_name=self.name), seconds=self._seconds)
+            try:
+                await conn.execute(
+                    "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE application_name = ANY (%s)"
+                    " AND (usename = current_user OR current_setting('is_superuser') = 'on')",
+                    (_EXPEL_MILLISECONDS, list(names)),
+                )
+                query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = ANY (%s)"
+                left = (await (await conn.execute(query, (list(names),))).fetchall())[0][0]
+            finally:
+                await conn.close()
+            if not left:
+                return
+        raise ServerUnreachable(
+            f"{left} sessions of a process that had this operation before do not end",
+            where=shard,
+            hint="end them with pg_terminate_backend(): " + ", ".join(names),
+        )
 
     async def wall(self, shard: str, database: str, schemas: Sequence[str], *, server: bool = False) -> PerimeterPlan:
         """Close the perimeter of some schemas of a database, and tell it the plans and the signing keys."""
         house, mode = await self.house(), (await self.shard(shard)).binding
         async with self.root(shard, database) as conn:
             done = await apply_perimeter(conn, house, mode, schemas, self.shared, server=server)
-            await self.tell_plans(conn)
-            await self.tell_keys(conn)
+            async with self.store.transaction() as catalog:
+                await self._tell(catalog, conn)
         return done
 
-    async def tell_plans(self, conn: Conn) -> None:
-        """Give a database all plans' limits."""
-        plans = [rows.plan(row) for row in await self.store.fetch("plans")]
-        async with conn.cursor() as cursor:
+    async def bring_up(self, space: Space) -> None:
+        """Bring the application's tables in a space up to date, and close the wall around them.
+
+        Raises:
+            OperationFailed: the application's migrations failed there.
+        """
+        dsn = merge_dsn(await self.root_dsn(space.shard), dbname=space.database)
+        await self._enter(space.shard, dsn)
+        try:
+            await self.template.apply(dsn, space.schema)
+        except TenantryError as error:
+            error.where = space.name
+            raise
+        except psycopg.Error as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise OperationFailed(f"the template can't be applied: {reason}", where=space.name) from error
+        await self.wall(space.shard, space.database, [space.schema])
+
+    async def inform(self, shard: str, database: str) -> None:
+        """Tell a database the plans and keys."""
+        async with self.store.transaction() as catalog:
+            await self.introduce(catalog, shard, database)
+
+    async def inform_all(self) -> None:
+        """Tell all databases the plans and keys; one that does not answer does not keep the others from it.
+
+        Raises:
+            TenantryError: the first reason why one could not be told.
+        """
+        failed: dict[tuple[str, str], Exception] = {}
+        for shard, database in await self._databases():
+            try:
+                await self.inform(shard, database)
+            except (TenantryError, psycopg.Error, TimeoutError) as error:
+                failed[shard, database] = error
+        for place in failed.keys() & set(await self._databases()) if failed else ():  # others have just been deleted
+            log.error("%s/%s was not told of plans and keys: %s", *place, failed[place])
+            raise failed[place]
+
+    async def _databases(self) -> list[tuple[str, str]]:
+        return [(row["shard"], row["database"]) for row in await self.store.fetch("databases")]
+
+    async def has_database(self, shard: str, database: str) -> bool:
+        """Whether a shard has a database of this name."""
+        async with self.root(shard) as conn:
+            found = await conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,))
+            return await found.fetchone() is not None
+
+    async def introduce(self, catalog: CatalogConn, shard: str, database: str) -> None:
+        """Tell a new database the plans and keys, in the transaction that makes it known to the catalog: who changes
+        them later finds it there."""
+        dsn = merge_dsn(await self.root_dsn(shard, catalog), dbname=database)
+        async with asyncio.timeout(_TELL_SECONDS):
+            conn = await connect(dsn, seconds=self._seconds)
+            try:
+                await self._tell(catalog, conn)
+            finally:
+                await conn.close()
+
+    async def _tell(self, catalog: CatalogConn, conn: Conn) -> None:
+        """Nobody changes the plans and keys before the catalog's transaction ends: so no database is ever told old ones
+        after it was told new ones."""
+        await catalog.execute("LOCK TABLE plans, signing_keys IN SHARE MODE")
+        plans = [rows.plan(row) for row in await fetch(catalog, "plans")]
+        keys = await fetch(catalog, "keys")
+        async with conn.transaction(), conn.cursor() as cursor:
             await cursor.executemany(
                 "INSERT INTO tenantry.plans (name, limits) VALUES (%s, %s)"
                 " ON CONFLICT (name) DO UPDATE SET limits = excluded.limits WHERE plans.limits <> excluded.limits",
                 [(plan.name, list(rows.limits(plan.limits))) for plan in plans],
             )
-
-    async def tell_keys(self, conn: Conn) -> None:
-        """Give a database the signing keys of the catalog, and no others."""
-        keys = await self.store.fetch("keys")
-        for key in keys:
-            await conn.execute(
-                "SELECT tenantry_priv.add_key_v1(%s, %s, %s)", (key["kid"], key["key"], key["not_after"])
+            await cursor.executemany(
+                "SELECT tenantry_priv.add_key_v1(%s, %s, %s)",
+                [(key["kid"], key["key"], key["not_after"]) for key in keys],
             )
-        await conn.execute("SELECT tenantry_priv.keep_keys_v1(%s)", ([key["kid"] for key in keys],))
+            await cursor.execute("SELECT tenantry_priv.keep_keys_v1(%s)", ([key["kid"] for key in keys],))

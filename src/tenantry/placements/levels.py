@@ -7,14 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from secrets import token_hex
 from typing import Any, Protocol
 
+import psycopg
 from psycopg import sql
 
 from tenantry.catalog.store import Conn as CatalogConn
 from tenantry.catalog.store import fetch
 from tenantry.model import Isolation, KeyType, encode_key, parse_key
+from tenantry.perimeter.binder import APP
 from tenantry.placements import database, pooled, schema
 from tenantry.placements.estate import Estate
 from tenantry.placements.space import Home, Space
+
+# A transaction holds a lock on its virtual id until it ends (PostgreSQL: pg_locks). CREATE INDEX CONCURRENTLY waits so.
+_RUNNING = """
+SELECT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.granted AND a.datname = %s AND a.usename = %s
+"""
 
 _TYPES = {KeyType.BIGINT: "int8", KeyType.UUID: "uuid", KeyType.TEXT: "text"}
 
@@ -73,33 +81,62 @@ def by_database(found: Iterable[Home]) -> dict[tuple[str, str], list[Home]]:
     return groups
 
 
-async def admit(estate: Estate, found: Sequence[Home], state: str = "open") -> None:
+async def admit(estate: Estate, found: Iterable[Home], state: str = "open") -> None:
     """Make residents of the tenants, or change the state of those that are."""
+    for (shard, name), group in by_database(found).items():
+        try:
+            await _admit(estate, shard, name, group, state)
+        except psycopg.errors.ForeignKeyViolation:  # it has not heard of a plan yet
+            await estate.inform(shard, name)
+            await _admit(estate, shard, name, group, state)
+
+
+async def _admit(estate: Estate, shard: str, database: str, group: Sequence[Home], state: str) -> None:
     key_type = (await estate.house()).key_type
-    for (shard, name), group in by_database(found).items():
-        async with estate.admin(shard, name) as conn:
-            await conn.execute(
-                sql.SQL(
-                    "INSERT INTO tenantry.residents (code, tenant, epoch, state, schema, plan)"
-                    " SELECT * FROM unnest(%s::text[], %s::{}[], %s::bigint[], %s::text[], %s::text[], %s::text[])"
-                    " ON CONFLICT (code) DO UPDATE SET epoch = excluded.epoch, state = excluded.state,"
-                    " schema = excluded.schema, plan = excluded.plan WHERE residents.epoch <= excluded.epoch"
-                ).format(sql.Identifier("pg_catalog", _TYPES[key_type])),
-                (
-                    [home.code for home in group],
-                    [home.key for home in group],
-                    [home.epoch for home in group],
-                    [state] * len(group),
-                    [home.space.schema for home in group],
-                    [home.plan for home in group],
-                ),
-            )
+    query = sql.SQL(
+        "INSERT INTO tenantry.residents (code, tenant, epoch, state, schema, plan)"
+        " SELECT * FROM unnest(%s::text[], %s::{}[], %s::bigint[], %s::text[], %s::text[], %s::text[])"
+        " ON CONFLICT (code) DO UPDATE SET epoch = excluded.epoch, state = excluded.state,"
+        " schema = excluded.schema, plan = excluded.plan WHERE residents.epoch <= excluded.epoch"
+    ).format(sql.Identifier("pg_catalog", _TYPES[key_type]))
+    values = (
+        [home.code for home in group],
+        [home.key for home in group],
+        [home.epoch for home in group],
+        [state] * len(group),
+        [home.space.schema for home in group],
+        [home.plan for home in group],
+    )
+    async with estate.admin(shard, database) as conn:
+        await conn.execute(query, values)
 
 
-async def dismiss(estate: Estate, found: Sequence[Home]) -> None:
-    """Remove the tenants from the residents; a database that has gone with its tenant has none."""
+async def dismiss(estate: Estate, found: Iterable[Home]) -> None:
+    """Remove the tenants from the residents."""
     for (shard, name), group in by_database(found).items():
-        if all(home.space.isolation is Isolation.DATABASE for home in group):
-            continue
         async with estate.admin(shard, name) as conn:
             await conn.execute("DELETE FROM tenantry.residents WHERE code = ANY (%s)", ([home.code for home in group],))
+
+
+async def running(estate: Estate, found: Iterable[Home]) -> dict[str, list[str]]:
+    """The transactions of applications that run now where the tenants live, by shard and database.
+
+    Which tenant a transaction is bound to can't be seen from outside, so it is all of them.
+    """
+    transactions = {}
+    for shard, name in by_database(found):
+        async with estate.root(shard) as conn:
+            rows = await (await conn.execute(_RUNNING, (name, APP))).fetchall()
+        transactions[f"{shard} {name}"] = [virtual for (virtual,) in rows]
+    return transactions
+
+
+async def still_running(estate: Estate, transactions: Mapping[str, Sequence[str]]) -> int:
+    """How many of these transactions have not ended."""
+    left = 0
+    for place, virtual in transactions.items():
+        shard, name = place.split(" ")
+        async with estate.root(shard) as conn:
+            rows = await (await conn.execute(_RUNNING, (name, APP))).fetchall()
+        left += len({each for (each,) in rows} & set(virtual))
+    return left

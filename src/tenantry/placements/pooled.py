@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import psycopg
 from psycopg import sql
 
+from tenantry.errors import OperationFailed
+from tenantry.placements.deletion import deletion_groups
 from tenantry.placements.estate import Conn, Estate
 from tenantry.placements.space import Home, Space
-from tenantry.postgres.connect import merge_dsn
+from tenantry.postgres import sqlfile
+
+_SQL = sqlfile.load("tenantry.placements", "pooled.sql")
 
 _BATCH = 10_000
-
-_LEAVES = """
-WITH RECURSIVE roots AS (
-  SELECT c.oid, c.oid AS root FROM pg_class c
-   WHERE c.relnamespace = %(schema)s::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-  UNION ALL
-  SELECT i.inhrelid, r.root FROM roots r JOIN pg_inherits i ON i.inhparent = r.oid
-)
-SELECT r.root, c.relname FROM roots r JOIN pg_class c ON c.oid = r.oid
-  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = %(column)s AND NOT a.attisdropped
- WHERE c.relkind = 'r' ORDER BY c.relname
-"""
-_REFERENCES = """
-SELECT DISTINCT k.conrelid AS child, k.confrelid AS parent FROM pg_constraint k
- WHERE k.contype = 'f' AND k.connamespace = %(schema)s::regnamespace AND k.conrelid <> k.confrelid
-"""
+_PASSES = 5
 
 
 async def build(estate: Estate, space: Space) -> None:
@@ -35,54 +27,126 @@ async def build(estate: Estate, space: Space) -> None:
         await create_database(conn, space.database)
     async with estate.root(space.shard, space.database) as conn:
         await create_schema(conn, space.schema)
-    house = await estate.house()
-    # Twice: the owner of the tables exists only after the first, the tables only before the second.
-    await estate.wall(space.shard, space.database, [house.app_schema], server=True)
-    await estate.template.apply(await database_dsn(estate, space), space.schema)
-    await estate.wall(space.shard, space.database, [house.app_schema])
+    # The owner of the tables must be there before them; the wall around them comes afterwards.
+    await estate.wall(space.shard, space.database, [space.schema], server=True)
+    await estate.bring_up(space)
 
 
 async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:
-    """Delete the tenants' rows, table after table, children before parents, in batches."""
-    house = await estate.house()
-    keys = [home.key for home in homes]
+    """Delete the tenants' rows, and what the planner's statistics have kept of them.
+
+    Triggers of the application may write while rows are deleted, so it goes on until a pass finds nothing.
+
+    Raises:
+        OperationFailed: rows that are not the tenants' refer to theirs, or a trigger never ends.
+    """
+    column = (await estate.house()).tenant_column
     async with estate.admin(space.shard, space.database) as conn:
-        where = {"schema": space.schema, "column": house.tenant_column}
-        leaves = await (await conn.execute(_LEAVES, where)).fetchall()
-        references = await (await conn.execute(_REFERENCES, where)).fetchall()
-        for root in children_first([root for root, _ in leaves], references):
-            for table in [name for each, name in leaves if each == root]:
-                await _delete(conn, sql.Identifier(space.schema, table), house.tenant_column, keys)
+        shears = await _read(conn, space.schema, column, [home.key for home in homes])
+        touched: set[int] = set()
+        passes = 0
+        while found := await shears.cut():
+            touched |= found
+            passes += 1
+            if passes < _PASSES:
+                continue
+            raise OperationFailed(
+                f"rows come back as they are deleted: {', '.join(shears.shown(found))}",
+                where=space.name,
+                hint="look for a trigger that writes rows of the tenant when its rows are deleted",
+            )
+        await shears.analyse(touched)
 
 
 async def drop(estate: Estate, space: Space) -> None:
     """A pooled space outlives its tenants."""
 
 
-async def _delete(conn: Conn, table: sql.Identifier, column: str, keys: Sequence[object]) -> None:
-    query = sql.SQL(
-        "DELETE FROM {table} WHERE ctid = ANY (ARRAY (SELECT ctid FROM {table} WHERE {column} = ANY (%s) LIMIT %s))"
-    ).format(table=table, column=sql.Identifier(column))
-    while (await conn.execute(query, (list(keys), _BATCH))).rowcount == _BATCH:
-        continue
+@dataclass(frozen=True, slots=True)
+class _Table:
+    oid: int
+    root: int
+    name: sql.Identifier
 
 
-def children_first(tables: Sequence[int], references: Sequence[tuple[int, int]]) -> list[int]:
-    """An order in which no table comes before one that refers to it. Tables that refer to each other in a circle come
-    last, in any order: their constraints must be deferrable, or ON DELETE CASCADE."""
-    left = dict.fromkeys(tables)
-    order: list[int] = []
-    while left:
-        free = [table for table in left if not any(parent == table and child in left for child, parent in references)]
-        for table in free or list(left):
-            order.append(table)
-            del left[table]
-    return order
+async def _read(conn: Conn, schema: str, column: str, keys: Sequence[Any]) -> _Shears:
+    where = {"schema": schema, "column": column}
+    rows = await (await conn.execute(_SQL["tables"], where)).fetchall()
+    tables = {oid: _Table(oid, root, sql.Identifier(schema, name)) for oid, root, schema, name in rows}
+    references = await (await conn.execute(_SQL["references"])).fetchall()
+    return _Shears(conn, tables, references, column, list(keys))
 
 
-async def database_dsn(estate: Estate, space: Space) -> str:
-    """The DSN that the template runs with."""
-    return merge_dsn(await estate.root_dsn(space.shard), dbname=space.database)
+@dataclass(frozen=True, slots=True)
+class _Shears:
+    """Deletes the rows of some tenants from all tables of a schema. Each statement names the tenants itself: nothing
+    else decides whose rows go."""
+
+    conn: Conn
+    tables: dict[int, _Table]
+    references: Sequence[tuple[int, int]]
+    column: str
+    keys: list[Any]
+
+    async def cut(self) -> set[int]:
+        """Delete; return the tables that had rows."""
+        root = {oid: table.root for oid, table in self.tables.items()}
+        pairs = [(root.get(child, child), root.get(parent, parent)) for child, parent in self.references]
+        found: set[int] = set()
+        for group in deletion_groups(list(dict.fromkeys(root.values())), pairs):
+            tables = [table for table in self.tables.values() if table.root in group.tables]
+            try:
+                found |= await (self._at_once(tables) if group.at_once else self._in_batches(tables))
+            except psycopg.errors.ForeignKeyViolation as error:
+                table = f"{error.diag.schema_name}.{error.diag.table_name}"
+                raise OperationFailed(
+                    f"rows of {table} refer to the tenant's, but are not its own",
+                    hint=f"delete or change them: the foreign key is {error.diag.constraint_name}",
+                ) from error
+        return found
+
+    async def _in_batches(self, tables: Iterable[_Table]) -> set[int]:
+        found = set()
+        for table in tables:
+            query = sql.SQL(
+                "DELETE FROM ONLY {table} WHERE {mine}"
+                " AND ctid = ANY (ARRAY (SELECT ctid FROM ONLY {table} WHERE {mine} LIMIT {batch}))"
+            ).format(table=table.name, mine=self._mine, batch=sql.Literal(_BATCH))
+            while deleted := (await self.conn.execute(query, {"keys": self.keys})).rowcount:
+                found.add(table.oid)
+                if deleted < _BATCH:
+                    break
+        return found
+
+    async def _at_once(self, tables: Sequence[_Table]) -> set[int]:
+        deletes = sql.SQL(", ").join(
+            sql.SQL("{} AS (DELETE FROM ONLY {} WHERE {} RETURNING 1)").format(_numbered(n), table.name, self._mine)
+            for n, table in enumerate(tables)
+        )
+        counts = sql.SQL(", ").join(
+            sql.SQL("(SELECT count(*) FROM {})").format(_numbered(n)) for n, _ in enumerate(tables)
+        )
+        query = sql.SQL("WITH {} SELECT {}").format(deletes, counts)
+        row = await (await self.conn.execute(query, {"keys": self.keys})).fetchone()
+        return {table.oid for table, count in zip(tables, row or (), strict=True) if count}
+
+    @property
+    def _mine(self) -> sql.Composed:
+        return sql.SQL("{} = ANY (%(keys)s)").format(sql.Identifier(self.column))
+
+    async def analyse(self, touched: Iterable[int]) -> None:
+        """Make the statistics of tables anew: they hold values of the rows that were there."""
+        oids = {oid for each in touched for oid in (each, self.tables[each].root)}
+        for schema, name in await (await self.conn.execute(_SQL["names"], (list(oids),))).fetchall():
+            await self.conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, name)))
+
+    def shown(self, oids: Iterable[int]) -> list[str]:
+        """The names of tables, for a message."""
+        return sorted(self.tables[oid].name.as_string(None) for oid in oids)
+
+
+def _numbered(number: int) -> sql.Identifier:
+    return sql.Identifier(f"cut{number}")
 
 
 async def create_database(conn: Conn, name: str, template: str = "template0") -> None:

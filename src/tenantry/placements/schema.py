@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from tenantry.placements.estate import Estate
-from tenantry.placements.pooled import create_schema, database_dsn
+from tenantry.placements.pooled import create_schema
 from tenantry.placements.space import Home, Space
 
 _CHUNK = 50
+_LOCK_SECONDS = 10
 
 
 async def build(estate: Estate, space: Space) -> None:
@@ -18,8 +19,7 @@ async def build(estate: Estate, space: Space) -> None:
     async with estate.root(space.shard, space.database) as conn:
         await create_schema(conn, space.schema)
     await estate.wall(space.shard, space.database, [space.schema])
-    await estate.template.apply(await database_dsn(estate, space), space.schema)
-    await estate.wall(space.shard, space.database, [space.schema])
+    await estate.bring_up(space)
 
 
 async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:
@@ -28,9 +28,14 @@ async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:
 
 
 async def drop(estate: Estate, space: Space) -> None:
-    """Drop the schema: tables in chunks first, so that the locks of thousands don't exhaust shared memory."""
+    """Drop the schema: tables in chunks first, so that the locks of thousands don't exhaust shared memory.
+
+    Raises:
+        psycopg.OperationalError: somebody holds a lock on one of the tables for long.
+    """
     name = sql.Identifier(space.schema)
     async with estate.root(space.shard, space.database) as conn:
+        await conn.execute(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
         while tables := await (
             await conn.execute(
                 "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%s))"

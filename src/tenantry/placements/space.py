@@ -21,6 +21,11 @@ class Space:
     state: str
     template: str | None = None
 
+    @property
+    def name(self) -> str:
+        """For messages: ``shard/database/schema``."""
+        return f"{self.shard}/{self.database}/{self.schema}"
+
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Space:
         """From a row."""

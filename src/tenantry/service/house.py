@@ -12,13 +12,14 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tenantry.catalog.store import fetch
-from tenantry.errors import Conflict, InvalidInput, OperationFailed
+from tenantry.errors import Conflict, InvalidInput, TenantryError
 from tenantry.model import House, Isolation, KeyType, parse_identifier, shown
 from tenantry.perimeter.token import KEY_BYTES
 from tenantry.placements.levels import new_space
+from tenantry.placements.space import Space
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
+from tenantry.service import key as keys
 from tenantry.service.control import Control
-from tenantry.service.key import DAYS
 
 log = logging.getLogger("tenantry.service")
 
@@ -75,7 +76,7 @@ async def init(
         for name, isolation, weight, limits in _PLANS if not await fetch(conn, "plans") else ():
             await fetch(conn, "new_plan", (name, isolation, weight, Jsonb(limits), Jsonb({}), 0, 7 * 24 * 3600))
         if not await fetch(conn, "keys"):
-            await fetch(conn, "new_key", (token_hex(4), token_bytes(KEY_BYTES), "active", DAYS))
+            await fetch(conn, "new_key", (token_hex(4), token_bytes(KEY_BYTES), "active", keys.DAYS))
     return Initialised(tuple(migrations), await _login(control))
 
 
@@ -128,6 +129,13 @@ async def migrate(control: Control) -> str:
     return await control.engine.run(operation)
 
 
+async def behind(control: Control) -> list[Space]:
+    """The spaces whose tables are not at the template's version: :func:`migrate` has to be run, or has failed there."""
+    version = control.estate.template.version()
+    spaces = [Space.of(row) for row in await control.store.fetch("spaces")]
+    return [space for space in spaces if space.template != version]
+
+
 async def refill(control: Control, *, until: asyncio.Event | None = None) -> int:
     """Build what is missing from the warm pools, and return how many homes were built.
 
@@ -138,13 +146,13 @@ async def refill(control: Control, *, until: asyncio.Event | None = None) -> int
         OperationFailed: a home could not be built; the other pools have been refilled.
     """
     built = 0
-    failed: OperationFailed | None = None
+    failed: TenantryError | None = None
     for (shard, level), count in (await missing_homes(control)).items():
         try:
             while count > 0 and not _is_set(until) and await _build(control, shard, level):
                 built += 1
                 count -= 1
-        except OperationFailed as error:
+        except TenantryError as error:
             log.error("%s (%s)", error, error.where)
             failed = failed or error
     if failed is not None:
@@ -156,11 +164,10 @@ async def missing_homes(control: Control) -> dict[tuple[str, Isolation], int]:
     """How many homes the warm pools lack, for each shard and level that has one."""
     wanted = await _wanted(control)
     missing = {}
-    for shard in await control.store.fetch("open_shards"):
+    for shard in await control.store.fetch("open_shards", {"shard": None}):
         for level, count in wanted.items():
-            if not shard["dedicated"]:
-                ready = (await control.store.fetch("ready_spaces", (shard["name"], level)))[0]["ready"]
-                missing[shard["name"], level] = max(0, count - ready)
+            ready = await control.store.fetch("ready_spaces", _pool(control, shard["name"], level))
+            missing[shard["name"], level] = max(0, count - ready[0]["ready"])
     return missing
 
 
@@ -178,7 +185,7 @@ async def _build(control: Control, shard: str, level: Isolation) -> bool:
     wanted = (await _wanted(control)).get(level, 0)
     async with control.store.transaction() as conn:
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantry refill', 0))")
-        if (await fetch(conn, "ready_spaces", (shard, level)))[0]["ready"] >= wanted:
+        if (await fetch(conn, "ready_spaces", _pool(control, shard, level)))[0]["ready"] >= wanted:
             return False
         space = await new_space(control.estate, conn, shard, level)
         operation = await control.engine.start(conn, "refill", {"spaces": [space.id]}, [], control.actor)
@@ -186,10 +193,15 @@ async def _build(control: Control, shard: str, level: Isolation) -> bool:
     return True
 
 
-async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
-    """Finish or undo what was left open, refill the warm pools, and return how many operations were worked on.
+def _pool(control: Control, shard: str, level: Isolation) -> tuple[str, Isolation, str]:
+    """Only homes of the template's version are handed out."""
+    return shard, level, control.estate.template.version()
 
-    What fails is logged, and tried again when its time has come.
+
+async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
+    """Finish or undo what was left open, renew the signing key before it ends, refill the warm pools.
+
+    Returns how many operations were worked on. What fails is logged, and tried again when its time has come.
 
     Args:
         until: when it is set, no further operation is begun.
@@ -199,11 +211,15 @@ async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
         try:
             if await control.engine.work() is None:
                 break
-        except OperationFailed as error:
+        except TenantryError as error:
             log.error("%s (%s)", error, error.where)
         worked += 1
-    with suppress(OperationFailed):
+    with suppress(TenantryError):
         worked += await refill(control, until=until)
+    try:
+        worked += await keys.renew(control)
+    except TenantryError as error:
+        log.error("the signing key could not be renewed: %s (%s)", error, error.where)
     return worked
 
 

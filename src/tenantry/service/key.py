@@ -10,7 +10,9 @@ from tenantry.perimeter.token import KEY_BYTES
 from tenantry.service.control import Control
 
 DAYS = 90
-"""How long databases accept a key; it is rotated well before."""
+"""How long databases accept a key; a worker rotates it well before."""
+
+_RENEW_DAYS = 30
 
 _NEWS_SECONDS = 120
 
@@ -32,6 +34,14 @@ async def rotate(control: Control, *, overlap: int | None = None) -> str:
         args = {"kid": kid, "overlap": seconds}
         operation = await control.engine.start(conn, "rotate", args, [], control.actor)
     return await control.engine.run(operation)
+
+
+async def renew(control: Control) -> int:
+    """Rotate the signing key if it ends within a month; whether it was, as a number."""
+    due = [row for row in await control.store.fetch("keys_due", (_RENEW_DAYS,)) if not row["renewing"]]
+    if due:
+        await rotate(control)
+    return len(due)
 
 
 async def listing(control: Control) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from tenantry.catalog import rows
+from tenantry.catalog.store import Conn, fetch
 from tenantry.errors import Conflict, InUse, InvalidInput
 from tenantry.model import Isolation, Plan, parse_name, shown
 from tenantry.service.control import Control
@@ -51,13 +52,15 @@ async def create(
     Raises:
         InvalidInput: a value has a wrong form.
         Conflict: there is a plan of this name.
+        OperationFailed: the plan is made, but a database could not be told yet; a worker tries again.
     """
     plan = _checked(name, isolation, weight, limits or {}, features or {}, warm, grace)
     values = (plan.isolation, plan.weight, Jsonb(dict(plan.limits)), Jsonb(dict(plan.features)), plan.warm, plan.grace)
-    if not await control.store.fetch("new_plan", (plan.name, *values)):
-        raise Conflict(f"there is a plan {name!r} already", hint=f"change it with 'tenantry plan change {name}'")
-    await _tell(control)
-    await control.audit("plan create", name)
+    async with control.store.transaction() as conn:
+        if not await fetch(conn, "new_plan", (plan.name, *values)):
+            raise Conflict(f"there is a plan {name!r} already", hint=f"change it with 'tenantry plan change {name}'")
+        operation = await _publish(control, conn, "plan create", name)
+    await control.engine.run(operation)
     return plan
 
 
@@ -67,6 +70,7 @@ async def change(control: Control, name: str, **changes: Any) -> Plan:
     Raises:
         PlanNotFound: there is none of this name.
         InvalidInput: a value has a wrong form.
+        OperationFailed: the plan is changed, but a database could not be told yet; a worker tries again.
     """
     old = await show(control, name)
     values: dict[str, Any] = {
@@ -75,9 +79,10 @@ async def change(control: Control, name: str, **changes: Any) -> Plan:
     }
     plan = _checked(name, **values)
     row = (plan.isolation, plan.weight, Jsonb(dict(plan.limits)), Jsonb(dict(plan.features)), plan.warm, plan.grace)
-    await control.store.fetch("change_plan", (*row, name))
-    await _tell(control)
-    await control.audit("plan change", name)
+    async with control.store.transaction() as conn:
+        await fetch(conn, "change_plan", (*row, name))
+        operation = await _publish(control, conn, "plan change", name)
+    await control.engine.run(operation)
     return plan
 
 
@@ -146,8 +151,7 @@ def _check_number(what: str, value: object, least: int, most: int) -> None:
         raise InvalidInput(f"{shown(value)} is not a {what}", hint=f"use a whole number from {least} to {most:,}")
 
 
-async def _tell(control: Control) -> None:
+async def _publish(control: Control, conn: Conn, action: str, name: str) -> Mapping[str, Any]:
     """Every database knows every plan's limits: the binding reads them there."""
-    for row in await control.store.fetch("databases"):
-        async with control.estate.admin(row["shard"], row["database"]) as conn:
-            await control.estate.tell_plans(conn)
+    await fetch(conn, "audit", (control.actor, action, name, None, Jsonb({})))
+    return await control.engine.start(conn, "publish", {}, [], control.actor)

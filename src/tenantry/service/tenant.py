@@ -275,11 +275,12 @@ async def resume(control: Control, slug: str) -> Tenant:
         TenantUnavailable: it is being made.
     """
     tenant = await show(control, slug)
-    if tenant.state is TenantState.DELETING:
-        operation = await control.engine.open_operation(tenant.id)
-        if operation is None or operation["state"] != "waiting":
-            raise TenantDeleted(f"the tenant {slug!r} is being cleared", hint="restore it from a backup")
-        await control.engine.recall(operation["id"])
+    operation = await control.engine.open_operation(tenant.id)
+    if operation is not None and operation["kind"] == "delete":
+        try:
+            await control.engine.recall(operation["id"])
+        except OperationOpen:
+            raise TenantDeleted(f"the tenant {slug!r} is being cleared", hint="restore it from a backup") from None
     elif tenant.state is TenantState.SUSPENDED:
         await _operate(control, "resume", tenant, {})
     elif tenant.state is not TenantState.ACTIVE:
@@ -316,4 +317,9 @@ async def delete(control: Control, slug: str, *, confirm: str, grace: int | None
 async def _operate(control: Control, kind: str, tenant: Tenant, args: Mapping[str, Any]) -> str:
     async with control.store.transaction() as conn:
         operation = await control.engine.start(conn, kind, args, [tenant.id], control.actor)
+        # Only now nobody else can change the tenant: what was decided on may be past.
+        now = await fetch(conn, "tenants_by_id", ([tenant.id],))
+        if not now or now[0]["state"] != tenant.state:
+            state = now[0]["state"] if now else "gone"
+            raise OperationOpen(f"the tenant {tenant.slug!r} has just become {state}", hint="look at it again")
     return await control.engine.run(operation)

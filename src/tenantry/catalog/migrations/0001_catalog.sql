@@ -42,7 +42,7 @@ CREATE TABLE spaces (
   database   text NOT NULL,
   schema     text NOT NULL,
   isolation  text NOT NULL CHECK (isolation IN ('pooled', 'schema', 'database')),
-  state      text NOT NULL CHECK (state IN ('building', 'ready', 'occupied', 'dropping', 'template')),
+  state      text NOT NULL CHECK (state IN ('building', 'ready', 'occupied', 'template')),
   template   text,
   created_at timestamptz NOT NULL DEFAULT now(),
   UNIQUE (shard, database, schema)
