@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import selectors
+import socket
 from collections.abc import Callable
 from threading import Event, Thread
 
@@ -40,6 +42,7 @@ class Listener:
         self._changed = changed
         self._stop = Event()
         self._listening = Event()
+        self._wake, self._waker = socket.socketpair()
         self._thread = Thread(target=self._run, name="tenantry-listen", daemon=True)
 
     def start(self) -> None:
@@ -49,8 +52,10 @@ class Listener:
     def stop(self) -> None:
         """End the thread; returns when it has ended."""
         self._stop.set()
+        self._waker.close()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
+        self._wake.close()
 
     def wait(self, seconds: float) -> bool:
         """Wait until the connection listens; False if it does not within ``seconds``."""
@@ -76,9 +81,11 @@ class Listener:
         conn.execute(f"LISTEN {CHANNEL}")
         self._changed(True)
         self._listening.set()
-        while not self._stop.is_set():
-            for notify in conn.notifies(timeout=_BEAT_SECONDS):
-                self._heard(notify.payload)
-                if self._stop.is_set():
-                    return
-            conn.execute("SELECT")
+        with selectors.DefaultSelector() as selector:
+            selector.register(conn, selectors.EVENT_READ)
+            selector.register(self._wake, selectors.EVENT_READ)
+            while not self._stop.is_set():
+                if not selector.select(_BEAT_SECONDS):
+                    conn.execute("SELECT")  # a connection that was lost without a word shows itself
+                for notify in conn.notifies(timeout=0):
+                    self._heard(notify.payload)
