@@ -122,6 +122,16 @@ async def _login(control: Control) -> str | None:
     return None if found is not None else merge_dsn(control.store.dsn, user=LOGIN, password=password)
 
 
+async def renew_login(control: Control) -> str:
+    """Give the application's login to the catalog a new password, and return its DSN. The old one is refused."""
+    password = token_urlsafe(24)
+    async with control.store.connection() as conn:
+        query = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(LOGIN), sql.Literal(password))
+        await conn.execute(query)
+    await control.audit("login renew", LOGIN)
+    return merge_dsn(control.store.dsn, user=LOGIN, password=password)
+
+
 async def migrate(control: Control) -> str:
     """Bring every space to the template's version; a space that has it already costs one comparison."""
     async with control.store.transaction() as conn:

@@ -1,0 +1,102 @@
+"""What went wrong, as people and programs read it: every expected error in one form, and none with a traceback."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from tenantry.cli.output import details, printable, to_json, write
+from tenantry.errors import TenantryError
+
+USAGE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+INTERNAL = 70
+
+# BadParameter is what typer exports of its usage errors; these are the classes above it.
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error that ends a command: what, where, what next, and the exit code."""
+
+    code: str
+    message: str
+    where: str | None = None
+    hint: str | None = None
+    exit_code: int = 1
+
+    def show(self, *, json: bool) -> None:
+        """Write it to standard error."""
+        if json:
+            parts = {"code": self.code, "message": self.message, "where": self.where, "hint": self.hint}
+            found = {name: value for name, value in parts.items() if value is not None}
+            write(to_json({"error": {**found, "exit_code": self.exit_code}}), err=True)
+            return
+        first, *rest = self.message.splitlines() or [""]
+        write(f"error[{self.code}]: {printable(first)}", style="bold red", err=True)
+        for line in rest:
+            write(f"  {printable(line)}", err=True)
+        for line in details(self.where, self.hint):
+            write(line, err=True)
+
+
+class Failed(Exception):
+    """A failure that is known already."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def explain(error: BaseException) -> Failure:
+    """The failure that an exception means."""
+    if isinstance(error, Failed):
+        return error.failure
+    if isinstance(error, TenantryError):
+        return Failure(error.code, error.message, error.where, error.hint, error.exit_code)
+    if isinstance(error, UsageError):
+        return _usage(error)
+    if isinstance(error, KeyboardInterrupt):
+        hint = "what had begun is durable: 'tenantry worker --once' finishes or undoes it"
+        return Failure("interrupted", "interrupted", None, hint, INTERRUPTED)
+    if isinstance(error, typer.Abort):
+        return Failure("aborted", "nothing was done", exit_code=INTERRUPTED)
+    if type(error).__module__.partition(".")[0] == "psycopg":
+        return _database(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return Failure("file", f"{error.strerror}".lower(), str(error.filename), "name another file, or mend this one")
+    return _internal(error)
+
+
+def _usage(error: Any) -> Failure:
+    message: str = error.format_message().rstrip(".")
+    command = error.ctx.command_path if error.ctx is not None else "tenantry"
+    message = message[:1].lower() + message[1:]
+    return Failure("usage", message, command, f"see '{command} --help'", USAGE)
+
+
+def _database(error: Any) -> Failure:
+    """An error of the server that no layer below has translated."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    message = error.diag.message_primary or lines[-1]
+    lost = error.sqlstate is None or error.sqlstate[:2] in ("08", "57")
+    hint = error.diag.message_hint or ("see that the server runs, and run the command again" if lost else None)
+    return Failure(error.sqlstate or "connection", message, error.diag.message_detail, hint, 5 if lost else 1)
+
+
+def _internal(error: BaseException) -> Failure:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "tenantry" in frame.filename]
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+    hint = "this is a bug: run it again as 'tenantry --debug ...', and report what it prints"
+    return Failure("internal", f"{type(error).__name__}: {error}", where, hint, INTERNAL)
+
+
+def show_traceback(error: BaseException) -> None:
+    """For ``--debug``."""
+    traceback.print_exception(error, file=sys.stderr)

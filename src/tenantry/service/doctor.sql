@@ -1,0 +1,25 @@
+-- What the doctor asks. Names of the catalog are found by the connection's search path.
+
+-- migrations --
+SELECT number, name, checksum FROM tenantry_catalog.tenantry_migrations ORDER BY number
+
+-- login --
+SELECT current_user AS name, rolsuper AS superuser, rolbypassrls AS bypassrls
+  FROM pg_catalog.pg_roles WHERE rolname = current_user
+
+-- writable --
+SELECT c.relname AS name FROM pg_catalog.pg_class c
+ WHERE c.relnamespace = to_regnamespace('tenantry_catalog') AND c.relkind IN ('r', 'v')
+   AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE')
+ ORDER BY 1
+
+-- settings --
+SELECT name, setting FROM pg_catalog.pg_settings
+ WHERE name IN ('max_prepared_transactions', 'log_parameter_max_length', 'log_parameter_max_length_on_error',
+                'wal_level', 'max_connections', 'superuser_reserved_connections')
+
+-- clock --
+SELECT extract(epoch FROM clock_timestamp())::float8 AS seconds
+
+-- keys --
+SELECT kid FROM tenantry_priv.signing_keys WHERE now() < not_after
