@@ -1,19 +1,60 @@
-"""Routers and engines of a house with a tenant at each level. Importing SQLAlchemy is what these tests are about."""
+"""Routers and engines of a house with a tenant at each level, for tasks and for threads."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import Connection as Connection
 from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncConnection as AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
 
-from tenantry import AsyncRouter, Router
+from tenantry import AsyncRouter, Router, Tenant
 from tenantry.integrations.sqlalchemy import create_async_engine, create_engine
 from tests.fixtures.house import House
 
-LEVELS = ("pooled-a", "pooled-b", "schema-a", "database-a")
-"""The tenants of the house."""
+
+@dataclass(frozen=True)
+class AsyncSetting:
+    """What an async application has."""
+
+    house: House
+    router: AsyncRouter
+    engine: AsyncEngine
+
+    @property
+    def core(self) -> Engine:
+        """The engine inside of the engine."""
+        return self.engine.sync_engine
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an application with threads has."""
+
+    house: House
+    router: Router
+    engine: Engine
+
+    @property
+    def core(self) -> Engine:
+        """The engine itself."""
+        return self.engine
+
+
+async def close_async(proxied: PoolProxiedConnection) -> None:
+    """Give a raw connection back."""
+    await greenlet_spawn(proxied.close)
+
+
+def close(proxied: PoolProxiedConnection) -> None:
+    """The same for threads."""
+    proxied.close()
 
 
 @pytest.fixture
@@ -44,3 +85,21 @@ def engine(sync_router: Router) -> Iterator[Engine]:
     engine = create_engine(sync_router)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+async def setting_async(house: House, router: AsyncRouter, async_engine: AsyncEngine) -> AsyncSetting:
+    """For tests that have a twin; the twin's is :func:`setting`."""
+    return AsyncSetting(house, router, async_engine)
+
+
+@pytest.fixture
+def setting(house: House, sync_router: Router, engine: Engine) -> Setting:
+    """For the twins of async tests."""
+    return Setting(house, sync_router, engine)
+
+
+@pytest.fixture
+def mover(house: House) -> Tenant:
+    """A pooled tenant of the test's own."""
+    return house.create(f"mover-{uuid4().hex[:8]}", isolation="pooled")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
-from sqlalchemy.engine import URL
+from sqlalchemy.dialects.postgresql.psycopg import (
+    PGDialect_psycopg,
+    PGDialectAsync_psycopg,
+    PGExecutionContext_psycopg,
+)
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import ResourceClosedError
 
 from tenantry.errors import InvalidInput
@@ -18,10 +23,28 @@ from tenantry.routing.core import unreachable
 DRIVER = "tenantry"
 
 
+class TenantExecutionContext(PGExecutionContext_psycopg):
+    """One execution of a statement."""
+
+    def create_cursor(self) -> Any:
+        """A cursor, in a transaction.
+
+        SQLAlchemy makes the cursor first and then begins by itself; but beginning may exchange the connection.
+        """
+        fairy: Any = self._dbapi_connection
+        record = fairy._connection_record
+        if isinstance(record, Record) and self.root_connection.get_transaction() is None:
+            record.begin_early(fairy)
+            if record.refused is not None:
+                return None  # SQLAlchemy begins next, and that raises the error
+        return super().create_cursor()
+
+
 class TenantDialect(PGDialect_psycopg):
     """Connects to where the pool is going, and begins bound transactions."""
 
     supports_statement_cache = True
+    execution_ctx_cls = TenantExecutionContext
     pooler = False
 
     @classmethod
@@ -44,7 +67,7 @@ class TenantDialect(PGDialect_psycopg):
         """Begin and bind."""
         record = dbapi_connection._connection_record
         if isinstance(record, Record):
-            record.pool.begin(dbapi_connection, record)
+            record.begin(dbapi_connection)
         elif not dbapi_connection.is_valid:
             raise ResourceClosedError("this connection was lost, and could not be replaced")
 
@@ -54,12 +77,17 @@ class TenantDialect(PGDialect_psycopg):
         Raises:
             InvalidInput: AUTOCOMMIT.
         """
-        if level == "AUTOCOMMIT":
-            raise InvalidInput(
-                "the isolation level AUTOCOMMIT is not possible: a statement outside of a transaction has no tenant",
-                hint="leave it out; 'with engine.begin()' commits a transaction of one statement",
-            )
+        _refuse_autocommit(level)
         super().set_isolation_level(dbapi_connection, level)  # type: ignore[no-untyped-call]
+
+    def set_engine_execution_options(self, engine: Engine, opts: Mapping[str, Any]) -> None:
+        """As SQLAlchemy's, without AUTOCOMMIT.
+
+        Raises:
+            InvalidInput: AUTOCOMMIT.
+        """
+        _refuse_autocommit(opts.get("isolation_level"))
+        super().set_engine_execution_options(engine, opts)
 
     def _open(self, dsn: str, options: dict[str, Any]) -> Any:
         conn = BoundConnection.connect(dsn, **options)
@@ -76,6 +104,14 @@ class AsyncTenantDialect(TenantDialect, PGDialectAsync_psycopg):
         conn = self.loaded_dbapi.connect(dsn, async_creator_fn=AsyncBoundConnection.connect, **options)
         conn.driver_connection.prepare_bind = not self.pooler
         return conn
+
+
+def _refuse_autocommit(level: object) -> None:
+    if level == "AUTOCOMMIT":
+        raise InvalidInput(
+            "the isolation level AUTOCOMMIT is not possible: a statement outside of a transaction has no tenant",
+            hint="leave it out; 'with engine.begin()' commits a transaction of one statement",
+        )
 
 
 registry.register(f"postgresql.{DRIVER}", __name__, TenantDialect.__name__)

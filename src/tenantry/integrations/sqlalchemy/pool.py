@@ -48,6 +48,21 @@ class Record(_ConnectionRecord):
         self.pool = pool
         self.place: Place | None = place
         self.route: Route | None = None
+        self.refused: Exception | None = None
+
+    def begin(self, fairy: _ConnectionFairy) -> None:
+        """Begin and bind; see :meth:`RoutedPool.begin`."""
+        if self.refused is not None:
+            error, self.refused = self.refused, None
+            raise error
+        self.pool.begin(fairy, self)
+
+    def begin_early(self, fairy: _ConnectionFairy) -> None:
+        """The same, where an error would be taken for one of the statement's: it is kept for :meth:`begin`."""
+        try:
+            self.begin(fairy)
+        except (TenantryError, psycopg.Error) as error:
+            self.refused = error
 
 
 class RoutedPool(Pool):
@@ -109,7 +124,8 @@ class RoutedPool(Pool):
         Nothing has run yet, so nobody can tell.
         """
         route = record.route
-        assert route is not None
+        if route is None:  # SQLAlchemy finds out about a new connection, before it is anybody's
+            return
         attempts = Attempts(route.target.size)
         while True:
             driver: Any = record.driver_connection
@@ -156,7 +172,7 @@ class RoutedPool(Pool):
         place, driver = record.place, cast(Any, record.driver_connection)
         if driver is not None:
             driver.unbind()
-        record.route = None
+        record.route = record.refused = None
         if place is not None:
             keep = driver is not None and not self._retired and _is_clean(driver)
             self.router.pools.ledger.give(place, keep=keep)
