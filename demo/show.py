@@ -14,6 +14,7 @@ from pathlib import Path
 
 from httpx2 import AsyncClient
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -65,6 +66,7 @@ def run(options: Options, report: Report) -> None:
         dataset = read_data(options.data)
         step.note = f"{len(dataset.companies)} companies, {dataset.size:,} rows: {dataset.source}"
         step.facts.update(companies=len(dataset.companies), rows=dataset.size, source=dataset.source)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     built = Stage(options.keep)
     try:
         with report.step("servers", "Start two servers") as step:
@@ -75,6 +77,7 @@ def run(options: Options, report: Report) -> None:
             step.facts.update(postgres=version, ports=ports)
         asyncio.run(_play(options, report, built, dataset))
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what ends now ends soon, and has to end whole
         with report.step("clear", "Stop the servers" if built.is_kept else "Remove everything") as step:
             built.close()
             left = [str(folder) for folder in built.leftovers()]
@@ -120,7 +123,7 @@ async def _move_in(report: Report, built: Stage, control: Control, dataset: data
         step.note = f"new: {', '.join(new)}" if new else "were there already"
     with report.step("warm", "Build homes ahead") as step:
         number = await stage.warm_up(control)
-        step.note = f"{number} built: a schema and a database, which a tenant then only has to take"
+        step.note = "one schema and one database, which a tenant then only has to take"
         step.facts.update(built=number)
     with report.step("onboard", "Onboard the companies") as step:
         residents = await stage.onboard(control, dataset)
@@ -135,7 +138,9 @@ async def _load(report: Report, router: AsyncRouter, residents: Sequence[Residen
         for resident in residents:
             await stage.load_rows(router, resident)
         rows = sum(sum(resident.counts.values()) for resident in residents)
-        step.note = f"{rows:,} rows by bulk INSERT, each company in a transaction of its own"
+        is_new = any(resident.loaded for resident in residents)
+        how = "by bulk INSERT, each company in a transaction of its own" if is_new else "were there already"
+        step.note = f"{rows:,} rows {how}"
         step.facts.update(rows=rows, tenants=[_placed(resident) for resident in residents])
         step.shows.append(_homes(residents))
 
@@ -157,25 +162,18 @@ def _placed(resident: Resident) -> dict[str, object]:
 
 
 def _homes(residents: Sequence[Resident]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("company", "level", "shard", "database", "schema"):
-        table.add_column(name)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for name in ("company", "level", "lives in"):
+        table.add_column(name, no_wrap=True)
     for name in ("onboarded", "rows", "loaded"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for each in sorted(residents, key=lambda resident: list(LEVELS).index(resident.level)):
         at = each.tenant.placement
         assert at is not None
-        made = f"{each.created * 1000:,.0f} ms" if each.created else "was there"
-        loaded = f"{each.loaded:.2f} s" if each.loaded else "were there"
-        place = (at.shard, at.database, at.schema)
-        table.add_row(
-            each.tenant.slug,
-            Text(each.level, _STYLES[each.level]),
-            *place,
-            made,
-            f"{sum(each.counts.values()):,}",
-            loaded,
-        )
+        made = f"{each.created * 1000:,.0f} ms" if each.created else "before"
+        loaded = f"{each.loaded:.2f} s" if each.loaded else "before"
+        place, rows = f"{at.shard}/{at.database}/{at.schema}", f"{sum(each.counts.values()):,}"
+        table.add_row(each.tenant.slug, Text(each.level, _STYLES[each.level]), place, made, rows, loaded)
     return table
 
 
@@ -250,7 +248,8 @@ async def _attack(
         f"{len(found)} attacks, {tried} attempts from {len({each.level for each in residents})} levels:"
         f" {foreign} rows of others seen"
     )
-    step.shows.append(Group(*map(_shown, found)))
+    seen = f"(an operator, on record with a reason, reads {loot['campaigns']} campaigns of {loot['companies']} companies there)"
+    step.shows.append(Group(Text(seen, "dim"), *map(_shown, found)))
     for attack in found:
         if not attack.held:
             outcome = next((each for each in attack.outcomes if not each.held), None)
@@ -273,9 +272,12 @@ def _shown(attack: Attack) -> Group:
     word = "answered" if first.answer.refusal is None else "refused"
     return Group(
         Text.assemble((f"{mark} ", style), attack.title, (f"  {levels}", "dim")),
-        Text.assemble("    ", (first.sent, "yellow"), overflow="ellipsis", no_wrap=True),
-        Text.assemble("    ", (f"{word}: ", "dim"), (first.answer.said, style)),
+        Padding(Text(first.sent, "yellow", overflow="ellipsis", no_wrap=True), _BELOW, expand=False),
+        Padding(Text.assemble((f"{word}: ", "dim"), (first.answer.said, style)), _BELOW, expand=False),
     )
+
+
+_BELOW = (0, 0, 0, 4)
 
 
 def _farewell(built: Stage, port: int, residents: Sequence[Resident]) -> list[Text]:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,8 +58,12 @@ class Stage:
 
     def start(self) -> None:
         """Start the servers, side by side."""
-        with ThreadPoolExecutor() as threads:  # leaving it waits for both, also when one fails or we are interrupted
+        with ThreadPoolExecutor() as threads:
             starts = [threads.submit(server.start) for server in self.servers.values()]
+            try:
+                wait(starts)
+            finally:  # an interrupt ends the first wait, and nothing may be stopped while it still starts
+                wait(starts)
         for start in starts:
             start.result()
         self._folders = [server.directory for server in self.servers.values()]
@@ -137,7 +141,11 @@ async def add_shards(control: Control, servers: dict[str, LocalServer]) -> list[
 
 
 async def warm_up(control: Control) -> int:
-    """Keep one schema and one database ready, so that a tenant that needs one only has to take it."""
+    """Keep one schema and one database ready, so that a tenant that needs one only has to take it.
+
+    Returns:
+        How many homes had to be built.
+    """
     for name in ("business", "enterprise"):
         await plan.change(control, name, warm=1)
     return await house.refill(control)
