@@ -23,7 +23,16 @@ class Scope:
     mode: Mode = Mode.READ_WRITE
 
 
-_scope: ContextVar[Scope | None] = ContextVar("tenantry_scope", default=None)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Open:
+    """A scope that has been entered, and the one around it."""
+
+    scope: Scope
+    around: _Open | None
+
+
+_innermost: ContextVar[_Open | None] = ContextVar("tenantry_scope", default=None)
+_left: ContextVar[tuple[_Open, ...]] = ContextVar("tenantry_left", default=())
 
 
 @contextmanager
@@ -42,16 +51,38 @@ def tenant_scope(tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE) -> Itera
             f"tenant_scope() takes a Tenant, not {type(tenant).__name__}",
             hint="look it up with router.find(slug), or use router.tenant_scope(slug)",
         )
-    token = _scope.set(Scope(tenant, Mode(mode)))
+    entered = _Open(Scope(tenant, Mode(mode)), _innermost.get())
+    _innermost.set(entered)
     try:
         yield tenant
     finally:
-        _scope.reset(token)
+        _leave(entered)
+
+
+def _leave(entered: _Open) -> None:
+    """End a scope. Generators that take turns may end theirs in any order; the tenant of one that has ended must not
+    come back when another ends."""
+    innermost, left = _innermost.get(), _left.get()
+    if innermost is not entered:
+        if entered in _chain(innermost):
+            _left.set((*left, entered))
+        return
+    still_open = next((each for each in _chain(entered.around) if each not in left), None)
+    _innermost.set(still_open)
+    if left:
+        _left.set(tuple(each for each in _chain(still_open) if each in left))
+
+
+def _chain(innermost: _Open | None) -> Iterator[_Open]:
+    while innermost is not None:
+        yield innermost
+        innermost = innermost.around
 
 
 def current_scope() -> Scope | None:
     """The scope that the code runs in, or None."""
-    return _scope.get()
+    innermost = _innermost.get()
+    return None if innermost is None else innermost.scope
 
 
 def current_tenant() -> Tenant:
@@ -60,7 +91,7 @@ def current_tenant() -> Tenant:
     Raises:
         NoTenant: it runs outside a tenant scope.
     """
-    scope = _scope.get()
-    if scope is None:
+    innermost = _innermost.get()
+    if innermost is None:
         raise NoTenant("this code runs outside a tenant scope")
-    return scope.tenant
+    return innermost.scope.tenant

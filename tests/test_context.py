@@ -1,0 +1,200 @@
+"""The tenant of the code that runs: nested, copied to tasks and threads, and gone when its scope has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantry import Mode, Tenant, current_tenant, tenant_scope
+from tenantry.context import current_scope
+from tenantry.errors import InvalidInput, NoTenant
+from tenantry.model import TenantState
+
+A, B, C = (Tenant(uuid4(), n, slug, slug, "free", TenantState.ACTIVE) for n, slug in enumerate("abc", 1))
+
+
+def slug() -> str | None:
+    scope = current_scope()
+    return scope.tenant.slug if scope else None
+
+
+def test_outside_of_a_scope_there_is_no_tenant() -> None:
+    with pytest.raises(NoTenant, match="outside a tenant scope") as caught:
+        current_tenant()
+    assert "tenant_scope" in str(caught.value.hint)
+
+
+def test_the_tenant_is_there_in_the_scope_and_gone_afterwards() -> None:
+    with tenant_scope(A) as tenant:
+        assert current_tenant() is tenant is A
+    assert slug() is None
+
+
+def test_nested_scopes_come_back_one_by_one() -> None:
+    with tenant_scope(A):
+        with tenant_scope(B):
+            with tenant_scope(A, mode="ro"):
+                assert slug() == "a"
+            assert slug() == "b"
+        assert slug() == "a"
+
+
+def test_an_error_ends_the_scope() -> None:
+    with suppress(ZeroDivisionError), tenant_scope(A):
+        raise ZeroDivisionError
+    assert slug() is None
+
+
+@pytest.mark.parametrize("wrong", ["acme", None, 7, object()])
+def test_something_else_than_a_tenant_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidInput, match="takes a Tenant"), tenant_scope(wrong):
+        pass
+    assert slug() is None
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="admin"), tenant_scope(A, mode="admin"):
+        pass
+    assert slug() is None
+
+
+def test_the_mode_is_kept() -> None:
+    with tenant_scope(A, mode="ro"):
+        scope = current_scope()
+        assert scope
+        assert scope.mode is Mode.READ_ONLY
+
+
+@pytest.mark.anyio
+async def test_tasks_keep_the_tenant_that_they_began_with() -> None:
+    go = asyncio.Event()
+
+    async def later() -> str | None:
+        await go.wait()
+        return slug()
+
+    with tenant_scope(A):
+        first = asyncio.create_task(later())
+    with tenant_scope(B):
+        second = asyncio.create_task(later())
+    third = asyncio.create_task(later())
+    go.set()
+    assert list(await asyncio.gather(first, second, third)) == ["a", "b", None]
+
+
+@pytest.mark.anyio
+async def test_what_a_task_enters_its_parent_does_not_see() -> None:
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    async def inner() -> None:
+        with tenant_scope(B):
+            entered.set()
+            await go.wait()
+
+    with tenant_scope(A):
+        task = asyncio.create_task(inner())
+        await entered.wait()
+        assert slug() == "a"
+        go.set()
+        await task
+        assert slug() == "a"
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_task_leaves_nothing_behind() -> None:
+    entered = asyncio.Event()
+    context = contextvars.copy_context()
+
+    async def work() -> None:
+        with tenant_scope(A):
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.get_running_loop().create_task(work(), context=context)
+    await entered.wait()
+    assert context.run(slug) == "a"
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert context.run(slug) is None
+
+
+def test_a_thread_of_an_executor_has_no_tenant_and_keeps_none() -> None:
+    def job(tenant: Tenant | None) -> str | None:
+        if tenant is None:
+            return slug()
+        with tenant_scope(tenant):
+            return slug()
+
+    with ThreadPoolExecutor(1) as executor, tenant_scope(A):
+        seen = [executor.submit(job, each).result() for each in (None, B, None, C, None)]
+    assert seen == [None, "b", None, "c", None]
+
+
+@pytest.mark.anyio
+async def test_to_thread_has_the_tenant() -> None:
+    with tenant_scope(A):
+        assert await asyncio.to_thread(slug) == "a"
+
+
+def scoped(tenant: Tenant) -> Iterator[str | None]:
+    with tenant_scope(tenant):
+        while True:
+            yield slug()
+
+
+def test_generators_that_end_in_another_order_leave_no_tenant_behind() -> None:
+    first, second = scoped(A), scoped(B)
+    next(first)
+    next(second)
+    first.close()  # type: ignore[attr-defined]
+    assert slug() == "b"
+    second.close()  # type: ignore[attr-defined]
+    assert slug() is None
+
+
+@given(st.lists(st.integers(0, 5), max_size=40))
+def test_generators_that_take_turns_in_any_order_leave_no_tenant_behind(steps: list[int]) -> None:
+    """Each step enters a scope, or leaves it; the tenant is always one whose scope is open."""
+    tenants = [Tenant(uuid4(), n, str(n), "", "free", TenantState.ACTIVE) for n in range(6)]
+    running: dict[int, Any] = {}
+    with tenant_scope(A):
+        for step in steps:
+            if step in running:
+                running.pop(step).close()
+            else:
+                running[step] = scoped(tenants[step])
+                next(running[step])
+            assert slug() in {"a", *map(str, running)}
+            if not running:
+                assert slug() == "a"
+        for each in running.values():
+            each.close()
+        assert slug() == "a"
+    assert slug() is None
+
+
+@pytest.mark.anyio
+async def test_a_scope_that_ends_in_another_context_does_not_disturb_that_one() -> None:
+    async def lines() -> AsyncIterator[str | None]:
+        with tenant_scope(A):
+            yield slug()
+
+    generator = lines()
+    assert await anext(generator) == "a"
+
+    async def close_elsewhere() -> str | None:
+        with tenant_scope(B):
+            await generator.aclose()  # type: ignore[attr-defined]
+            return slug()
+
+    assert await contextvars.Context().run(asyncio.create_task, close_elsewhere()) == "b"
