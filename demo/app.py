@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
@@ -29,8 +32,17 @@ def create_app(router: AsyncRouter, secret: str) -> FastAPI:
         router: leads each tenant's transactions to where it lives.
         secret: what signs the tokens of API clients, at least 32 bytes.
     """
-    app = FastAPI(title="Advertising", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
-    app.state.sessions = async_sessionmaker(create_async_engine(router), expire_on_commit=False)
+    engine = create_async_engine(router)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await engine.dispose()
+
+    app = FastAPI(
+        title="Advertising", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", lifespan=lifespan
+    )
+    app.state.sessions = async_sessionmaker(engine, expire_on_commit=False)
     app.include_router(api.router)
     app.include_router(pages.router)
     app.add_exception_handler(StarletteHTTPException, _explain)

@@ -36,7 +36,7 @@ class _Server(uvicorn.Server):
 async def serving(app: ASGIApp, sock: socket.socket) -> AsyncIterator[int]:
     """Serve an application for the length of the block; gives the port."""
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=3
+        app, log_level="error", access_log=False, lifespan="on", server_header=False, timeout_graceful_shutdown=3
     )
     server = _Server(config)
     running = asyncio.create_task(server.serve([sock]))

@@ -135,8 +135,7 @@ async def _move_in(report: Report, built: Stage, control: Control, dataset: data
 
 async def _load(report: Report, router: AsyncRouter, residents: Sequence[Resident]) -> None:
     with report.step("load", "Load each company's rows") as step:
-        for resident in residents:
-            await stage.load_rows(router, resident)
+        await stage.load_rows(router, residents)
         rows = sum(sum(resident.counts.values()) for resident in residents)
         is_new = any(resident.loaded for resident in residents)
         how = "by bulk INSERT, each company in a transaction of its own" if is_new else "were there already"
@@ -248,8 +247,9 @@ async def _attack(
         f"{len(found)} attacks, {tried} attempts from {len({each.level for each in residents})} levels:"
         f" {foreign} rows of others seen"
     )
-    seen = f"(an operator, on record with a reason, reads {loot['campaigns']} campaigns of {loot['companies']} companies there)"
-    step.shows.append(Group(Text(seen, "dim"), *map(_shown, found)))
+    there = f"{loot['campaigns']} campaigns of {loot['companies']} companies"
+    seen = Text(f"(an operator, who gives a reason and is on record, sees {there} in the shared tables)", "dim")
+    step.shows.append(Group(seen, *map(_shown, found)))
     for attack in found:
         if not attack.held:
             outcome = next((each for each in attack.outcomes if not each.held), None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from demo.data import Company, Dataset
 from demo.models import MODELS
@@ -227,14 +227,23 @@ def _refuse_others(known: Mapping[TenantKey, Tenant], dataset: Dataset) -> None:
             )
 
 
-async def load_rows(router: AsyncRouter, resident: Resident) -> None:
-    """Write a company's rows in its own name, in one transaction; nothing if it has rows.
+async def load_rows(router: AsyncRouter, residents: Sequence[Resident]) -> None:
+    """Write each company's rows in its own name, in one transaction; nothing where there are rows.
 
     The rows don't say whose they are, and the code doesn't say where they go.
     """
+    engine = create_async_engine(router)
+    try:
+        for resident in residents:
+            async with router.tenant_scope(resident.tenant.slug):
+                await _load(async_sessionmaker(engine), resident)
+    finally:
+        await engine.dispose()
+
+
+async def _load(sessions: async_sessionmaker[AsyncSession], resident: Resident) -> None:
     began = time.perf_counter()
-    sessions = async_sessionmaker(create_async_engine(router))
-    async with router.tenant_scope(resident.tenant.slug), sessions.begin() as session:
+    async with sessions.begin() as session:
         if not any((await row_counts(session)).values()):
             for model in MODELS:
                 if rows := resident.company.rows[model.__tablename__]:
