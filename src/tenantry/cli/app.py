@@ -119,5 +119,12 @@ def run(arguments: Sequence[str]) -> int:
         if "--debug" in flags:
             failures.show_traceback(error)
         failure = failures.explain(error)
-        failure.show(json="--json" in flags)
+        failure.show(json="--json" in flags, command=_command(arguments))
         return failure.exit_code
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command that was meant, as far as it can be told: where an error is if it does not say so itself."""
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    known = bool(words) and words[0] in ENTRIES
+    return " ".join([PROGRAM, *words[: 1 + (ENTRIES[words[0]].panel == NOUNS) if known else 0]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from getpass import getpass
 from typing import Annotated, Any, TypeVar
@@ -49,21 +50,26 @@ def bindings() -> list[str]:
     return list(BindingMode)
 
 
-def operate(verb: Callable[[Control], Awaitable[T]], doing: str = "working") -> T:
+def operate(verb: Callable[[Control], Awaitable[T]], doing: str | None = None) -> T:
     """Run a verb of the services with the control plane of this process.
 
     Args:
         verb: what to run.
-        doing: what somebody at a terminal reads when it takes longer than a second; steps of operations follow it.
+        doing: what somebody at a terminal reads when it takes longer than a second, with the step of the operation;
+            None: the verb shows its own progress.
     """
 
     async def run() -> T:
-        with busy(doing) as say:
-            async with Control() as control:
+        async with Control() as control:
+            with busy(doing) if doing is not None else nullcontext(_unsaid) as say:
                 control.engine.hooks.register(Steps(say))
                 return await verb(control)
 
     return asyncio.run(run())
+
+
+def _unsaid(more: str) -> None:
+    """Nobody is told."""
 
 
 class Steps:

@@ -31,10 +31,11 @@ class Failure:
     hint: str | None = None
     exit_code: int = 1
 
-    def show(self, *, json: bool) -> None:
-        """Write it to standard error."""
+    def show(self, *, json: bool, command: str | None = None) -> None:
+        """Write it to standard error; the command is where it is, unless it says so itself."""
+        where = self.where or command
         if json:
-            parts = {"code": self.code, "message": self.message, "where": self.where, "hint": self.hint}
+            parts = {"code": self.code, "message": self.message, "where": where, "hint": self.hint}
             found = {name: value for name, value in parts.items() if value is not None}
             write(to_json({"error": {**found, "exit_code": self.exit_code}}), err=True)
             return
@@ -42,7 +43,7 @@ class Failure:
         write(f"error[{self.code}]: {printable(first)}", style="bold red", err=True)
         for line in rest:
             write(f"  {printable(line)}", err=True)
-        for line in details(self.where, self.hint):
+        for line in details(where, self.hint):
             write(line, err=True)
 
 

@@ -1,4 +1,4 @@
-"""Tenants, plans, shards and the rest as JSON-ready data. Pure."""
+"""Tenants, plans, shards and the rest as JSON-ready data."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import signal
 import sys
+from collections import Counter
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import psycopg
 import typer
@@ -41,11 +42,13 @@ def worker(
         raise InvalidInput(f"an interval of {interval} seconds", hint="use {} to {}".format(*_INTERVALS))
     _log_to_stderr(as_json)
     done = asyncio.run(_work(once, interval))
-    if once:
-        Output(as_json).result({"worked": done}, f"worked on {done} operation{'' if done == 1 else 's'}")
+    if done is not None:
+        left = "".join(f", {count} {state}" for state, count in done["left"].items())
+        Output(as_json).result(done, f"worked on {done['worked']} operations; left: {left[2:] or 'none'}")
 
 
-async def _work(once: bool, interval: float) -> int:
+async def _work(once: bool, interval: float) -> dict[str, Any] | None:
+    """What was done, and how many operations are left in which state; None if it was not ``once``."""
     stop = asyncio.Event()
     this = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -62,12 +65,14 @@ async def _work(once: bool, interval: float) -> int:
         async with Control() as control:
             control.engine.hooks.register(_Journal())
             if once:
-                return await house.work(control, until=stop)
+                worked = await house.work(control, until=stop)
+                left = Counter(row["state"] for row in await control.engine.unfinished())
+                return {"worked": worked, "left": dict(left)}
             log.info("working, looking every %g s", interval)
             await _keep_working(control, stop, interval)
     except asyncio.CancelledError:
         log.warning("ended at once; another worker goes on where this one stopped")
-    return 0
+    return None
 
 
 async def _keep_working(control: Control, stop: asyncio.Event, interval: float) -> None:

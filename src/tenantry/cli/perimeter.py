@@ -84,10 +84,10 @@ def _changed(sections: Sequence[Section]) -> Iterator[str]:
 
 def _missing(sections: Sequence[Section]) -> Iterator[str]:
     for section in sections:
-        options = f"--shard {section.shard} --database {section.database}"
         for change in section.plan.changes:
             yield printable(f"open: {section.shard}/{section.database}: {change.object}: {change.why}")
-            yield f"  next:   'tenantry perimeter apply {options}'"
+        if section.plan.changes:
+            yield f"  next:   'tenantry perimeter apply --shard {section.shard} --database {section.database}'"
 
 
 def _findings(sections: Sequence[Section]) -> Iterator[str]:

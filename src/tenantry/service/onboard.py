@@ -227,13 +227,19 @@ def _twice(line: Line, seen: dict[tuple[str, Any], int]) -> Conflict | None:
 
 
 async def _batches(control: Control, lines: Sequence[Line]) -> list[tuple[Isolation, str | None, list[Line]]]:
-    """Lines that can be created together: one level, one shard, few enough to show progress."""
+    """Lines that can be created together: one level, one shard, few enough to show progress.
+
+    Those with a key come first, so that no number that is drawn for another is one of theirs.
+    """
     plans = {row["name"]: Isolation(row["isolation"]) for row in await control.store.fetch("plans")}
     groups: dict[tuple[Isolation, str | None], list[Line]] = defaultdict(list)
-    for line in lines:
-        groups[line.isolation or plans[line.tenant.plan], line.shard].append(line)
     batches = []
-    for (level, shard), group in groups.items():
-        size = _POOLED_BATCH if level is Isolation.POOLED else _OWN_BATCH
-        batches += [(level, shard, group[start : start + size]) for start in range(0, len(group), size)]
+    for keyless in (False, True):
+        groups.clear()
+        for line in lines:
+            if (line.tenant.key is None) is keyless:
+                groups[line.isolation or plans[line.tenant.plan], line.shard].append(line)
+        for (level, shard), group in groups.items():
+            size = _POOLED_BATCH if level is Isolation.POOLED else _OWN_BATCH
+            batches += [(level, shard, group[start : start + size]) for start in range(0, len(group), size)]
     return batches
