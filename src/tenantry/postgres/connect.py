@@ -104,5 +104,7 @@ def _conninfo(dsn: str, seconds: float, changes: dict[str, Any]) -> str:
 
 
 def _unreachable(dsn: str, error: psycopg.OperationalError) -> ServerUnreachable:
-    reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Is the server running")]
+    reason = said[-1].removeprefix("connection failed: ") if said else type(error).__name__
     return ServerUnreachable(f"can't connect: {reason}", where=shown_dsn(dsn))
