@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -198,3 +199,23 @@ async def test_a_scope_that_ends_in_another_context_does_not_disturb_that_one() 
             return slug()
 
     assert await contextvars.Context().run(asyncio.create_task, close_elsewhere()) == "b"
+
+
+@pytest.mark.anyio
+async def test_a_job_that_starts_its_successor_does_not_grow_for_ever() -> None:
+    gc.collect()
+    before = sum(type(each).__name__ == "_Open" for each in gc.get_objects())
+    done = asyncio.Event()
+
+    async def job(left: int) -> None:
+        with tenant_scope((A, B)[left % 2]):
+            assert slug() == "ab"[left % 2]
+            if left:
+                asyncio.create_task(job(left - 1))  # noqa: RUF006  # the next one runs while this one ends
+            else:
+                done.set()
+
+    await job(3000)
+    await done.wait()
+    gc.collect()
+    assert sum(type(each).__name__ == "_Open" for each in gc.get_objects()) - before <= 1001

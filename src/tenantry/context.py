@@ -29,7 +29,11 @@ class _Open:
 
     scope: Scope
     around: _Open | None
+    depth: int = 0
 
+
+_DEEPEST = 1000
+"""A job that starts its own successor from inside of its scope would nest for ever; there the chain is cut."""
 
 _innermost: ContextVar[_Open | None] = ContextVar("tenantry_scope", default=None)
 _left: ContextVar[tuple[_Open, ...]] = ContextVar("tenantry_left", default=())
@@ -51,7 +55,11 @@ def tenant_scope(tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE) -> Itera
             f"tenant_scope() takes a Tenant, not {type(tenant).__name__}",
             hint="look it up with router.find(slug), or use router.tenant_scope(slug)",
         )
-    entered = _Open(Scope(tenant, Mode(mode)), _innermost.get())
+    around = _innermost.get()
+    depth = 0 if around is None else around.depth + 1
+    if depth == _DEEPEST:
+        around, depth = None, 0
+    entered = _Open(Scope(tenant, Mode(mode)), around, depth)
     _innermost.set(entered)
     try:
         yield tenant
