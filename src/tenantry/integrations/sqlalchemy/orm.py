@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Result, bindparam, event
+from sqlalchemy import ColumnElement, Connection, Result, bindparam, event
 from sqlalchemy.orm import (
     InstanceState,
     Mapper,
@@ -21,10 +21,10 @@ from sqlalchemy.orm import (
     Session,
     SessionTransaction,
     registry,
-    with_loader_criteria,
 )
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.interfaces import CriteriaOption
+from sqlalchemy.orm.util import LoaderCriteriaOption
 from sqlalchemy.sql.visitors import InternalTraversal
 
 from tenantry.context import current_tenant
@@ -55,7 +55,7 @@ class TenantPredicate(CriteriaOption):
     def __init__(self, mappers: registry, column: str) -> None:
         self._registry = mappers
         self._column = column
-        self._criteria: WeakKeyDictionary[Mapper[Any], Any] = WeakKeyDictionary()
+        self._criteria: WeakKeyDictionary[Mapper[Any], _Criterion | None] = WeakKeyDictionary()
 
     def process_compile_state(self, compile_state: Any) -> None:
         """SQLAlchemy's hook, called when a statement is not in its cache."""
@@ -72,8 +72,9 @@ class TenantPredicate(CriteriaOption):
         for mapper in self._registry.mappers:
             if mapper not in self._criteria:
                 self._criteria[mapper] = _criterion(mapper, self._column)
-            if self._criteria[mapper] is not None:
-                self._criteria[mapper].get_global_criteria(attributes)
+            criterion = self._criteria[mapper]
+            if criterion is not None:
+                criterion.get_global_criteria(attributes)
 
 
 def tenant_attribute(mapper: Mapper[Any], column: str) -> str | None:
@@ -85,13 +86,26 @@ def tenant_attribute(mapper: Mapper[Any], column: str) -> str | None:
     return known[1]
 
 
-def _criterion(mapper: Mapper[Any], column: str) -> Any:
+class _Criterion(LoaderCriteriaOption):
+    """SQLAlchemy's criterion for a class, made anew for each alias of the class."""
+
+    __slots__ = ("_attribute", "_value")
+
+    def __init__(self, mapper: Mapper[Any], attribute: str) -> None:
+        kind = mapper.columns[attribute].type
+        self._attribute = attribute
+        self._value = bindparam(PARAMETER, callable_=lambda: _as_mapped(kind, current_tenant().key), type_=kind)
+        super().__init__(mapper, getattr(mapper.class_, attribute) == self._value, include_aliases=True)
+
+    def _resolve_where_criteria(self, ext_info: Any) -> ColumnElement[bool]:
+        where = getattr(ext_info.entity, self._attribute) == self._value
+        return LoaderCriteriaOption(ext_info.entity, where)._resolve_where_criteria(ext_info)
+
+
+def _criterion(mapper: Mapper[Any], column: str) -> _Criterion | None:
     attribute = tenant_attribute(mapper, column)
-    if attribute is None or (mapper.inherits is not None and tenant_attribute(mapper.inherits, column)):
-        return None
-    kind = mapper.columns[attribute].type
-    value = bindparam(PARAMETER, callable_=lambda: _as_mapped(kind, current_tenant().key), type_=kind)
-    return with_loader_criteria(mapper, getattr(mapper.class_, attribute) == value, include_aliases=True)
+    inherited = mapper.inherits is not None and tenant_attribute(mapper.inherits, column) is not None
+    return None if attribute is None or inherited else _Criterion(mapper, attribute)
 
 
 def _as_mapped(kind: Any, key: TenantKey) -> TenantKey:
