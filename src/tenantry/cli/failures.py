@@ -71,7 +71,7 @@ def explain(error: BaseException) -> Failure:
     if type(error).__module__.partition(".")[0] == "psycopg":
         return _database(error)
     if isinstance(error, OSError) and error.filename is not None:
-        return Failure("file", f"{error.strerror}".lower(), str(error.filename), "name another file, or mend this one")
+        return Failure("file", f"{error.strerror}".lower(), str(error.filename), "name another file", USAGE)
     return _internal(error)
 
 
