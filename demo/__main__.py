@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--check", action="store_true", help="prove everything, print one JSON document, and end")
     parser.add_argument("--port", type=_port, metavar="N", help="serve on this port; otherwise 8000 or a free one")
     parser.add_argument("--data", metavar="DIR", help="a folder with the data set, or 'sample' for the demo's own")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in this folder, and use it again")
+    parser.add_argument("--keep", type=_folder, metavar="DIR", help="keep everything in this folder, and use it again")
     return Options(**vars(parser.parse_args(arguments)))
 
 
@@ -31,6 +31,12 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a port: use a number from 0 to 65535")
     return int(text)
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the folder has an empty name; use '.' for this one")
+    return Path(text).expanduser()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The demo from beginning to end."""
+"""The demo from beginning to end, step by step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,12 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from httpx2 import AsyncClient
-from rich.console import Group
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
-from demo import attacks, data, sample, stage
+from demo import attacks, data, look, sample, stage
 from demo.app import DOMAIN, create_app
 from demo.attacks import Attack, Attacker
 from demo.front import Front
@@ -67,23 +64,12 @@ def run(options: Options, report: Report) -> None:
         step.note = f"{len(dataset.companies)} companies, {dataset.size:,} rows: {dataset.source}"
         step.facts.update(companies=len(dataset.companies), rows=dataset.size, source=dataset.source)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    built = Stage(options.keep)
-    try:
-        with report.step("servers", "Start two servers") as step:
-            built.start()
-            ports = {name: server.port for name, server in built.servers.items()}
-            version = next(iter(built.servers.values())).binaries.text
-            step.note = f"PostgreSQL {version}; " + ", ".join(f"{name} on port {port}" for name, port in ports.items())
-            step.facts.update(postgres=version, ports=ports)
-        asyncio.run(_play(options, report, built, dataset))
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what ends now ends soon, and has to end whole
-        with report.step("clear", "Stop the servers" if built.is_kept else "Remove everything") as step:
-            built.close()
-            left = [str(folder) for folder in built.leftovers()]
-            step.note = f"kept in {built.folder}" if built.is_kept else "no process and no file is left"
-            if left:
-                raise NotHeld("something is left", where=", ".join(left))
+    with report.step("address", "Reserve an address") as step:
+        sock = bind(options.port)
+        step.note = f"http://{DOMAIN}:{sock.getsockname()[1]}/"
+        step.facts.update(url=step.note)
+    with sock:
+        Show(report, dataset, sock, keep=options.keep, check=options.check).run()
 
 
 def read_data(choice: str | None) -> data.Dataset:
@@ -102,158 +88,151 @@ def read_data(choice: str | None) -> data.Dataset:
         return data.read(Path(folder), "the sample that comes with the demo")
 
 
-async def _play(options: Options, report: Report, built: Stage, dataset: data.Dataset) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with report.step("catalog", "Make the catalog") as step:
-        settings, step.note = await stage.found(built)
-    async with AsyncExitStack() as stack:
-        control = await stack.enter_async_context(Control(settings, actor="demo"))
-        residents = await _move_in(report, built, control, dataset)
-        router = await stack.enter_async_context(stage.router_of(settings))
-        await _load(report, router, residents)
-        await _inspect(report, control)
-        await _perform(options, report, built, control, router, residents)
+class Show:
+    """All that needs servers.
 
+    Args:
+        report: is told each step.
+        dataset: the companies.
+        sock: to serve on.
+        keep: a folder to keep everything in; None: nothing is kept.
+        check: change something too, and end instead of waiting.
+    """
 
-async def _move_in(report: Report, built: Stage, control: Control, dataset: data.Dataset) -> list[Resident]:
-    with report.step("shards", "Take the servers in as shards") as step:
-        new = await stage.add_shards(control, built.servers)
-        step.note = f"new: {', '.join(new)}" if new else "were there already"
-    with report.step("warm", "Build homes ahead") as step:
-        number = await stage.warm_up(control)
-        step.note = "one schema and one database, which a tenant then only has to take"
-        step.facts.update(built=number)
-    with report.step("onboard", "Onboard the companies") as step:
-        residents = await stage.onboard(control, dataset)
-        levels = {name: sum(each.level == name for each in residents) for name in LEVELS}
-        step.note = ", ".join(f"{number} {name}" for name, number in levels.items() if number)
-        step.facts.update(tenants=len(residents), levels=levels)
-    return residents
+    def __init__(
+        self, report: Report, dataset: data.Dataset, sock: socket.socket, *, keep: Path | None, check: bool
+    ) -> None:
+        self._report = report
+        self._dataset = dataset
+        self._sock = sock
+        self._check = check
+        self._stage = Stage(keep)
+        self._secret = secrets.token_hex(32)
 
+    def run(self) -> None:
+        """Do everything, and remove what was made."""
+        try:
+            with self._report.step("servers", "Start two servers") as step:
+                self._stage.start()
+                ports = {name: server.port for name, server in self._stage.servers.items()}
+                version = self._stage.servers[MAIN].binaries.text
+                named = ", ".join(f"{name} on port {port}" for name, port in ports.items())
+                step.note = f"PostgreSQL {version}; {named}"
+                step.facts.update(postgres=version, ports=ports)
+            asyncio.run(self._play())
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what ends now ends soon, and has to end whole
+            self._clear()
 
-async def _load(report: Report, router: AsyncRouter, residents: Sequence[Resident]) -> None:
-    with report.step("load", "Load each company's rows") as step:
-        await stage.load_rows(router, residents)
-        rows = sum(sum(resident.counts.values()) for resident in residents)
-        is_new = any(resident.loaded for resident in residents)
-        how = "by bulk INSERT, each company in a transaction of its own" if is_new else "were there already"
-        step.note = f"{rows:,} rows {how}"
-        step.facts.update(rows=rows, tenants=[_placed(resident) for resident in residents])
-        step.shows.append(_homes(residents))
+    def _clear(self) -> None:
+        kept = self._stage.is_kept
+        with self._report.step("clear", "Stop the servers" if kept else "Remove everything") as step:
+            self._stage.close()
+            step.note = f"kept in {self._stage.folder}" if kept else "no process and no file is left"
+            if left := self._stage.leftovers():
+                raise NotHeld("something is left", where=", ".join(map(str, left)))
 
+    async def _play(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        with self._report.step("catalog", "Make the catalog") as step:
+            settings, step.note = await stage.found(self._stage)
+        async with AsyncExitStack() as stack:
+            control = await stack.enter_async_context(Control(settings, actor="demo"))
+            residents = await self._move_in(control)
+            router = await stack.enter_async_context(stage.router_of(settings))
+            await self._load(router, residents)
+            await self._inspect(control)
+            await self._serve(control, router, residents)
 
-def _placed(resident: Resident) -> dict[str, object]:
-    at = resident.tenant.placement
-    assert at is not None
-    return {
-        "slug": resident.tenant.slug,
-        "level": resident.level,
-        "plan": resident.tenant.plan,
-        "shard": at.shard,
-        "database": at.database,
-        "schema": at.schema,
-        "onboarded_seconds": round(resident.created, 4),
-        "loaded_seconds": round(resident.loaded, 4),
-        "rows": resident.counts,
-    }
+    async def _move_in(self, control: Control) -> list[Resident]:
+        with self._report.step("shards", "Take the servers in as shards") as step:
+            new = await stage.add_shards(control, self._stage.servers)
+            step.note = f"new: {', '.join(new)}" if new else "were there already"
+        with self._report.step("warm", "Build homes ahead") as step:
+            step.note = "one schema and one database, which a tenant then only has to take"
+            step.facts.update(built=await stage.warm_up(control))
+        with self._report.step("onboard", "Onboard the companies") as step:
+            residents = await stage.onboard(control, self._dataset)
+            levels = {name: sum(each.level == name for each in residents) for name in LEVELS}
+            step.note = ", ".join(f"{number} {name}" for name, number in levels.items() if number)
+            step.facts.update(tenants=len(residents), levels=levels)
+        return residents
 
+    async def _load(self, router: AsyncRouter, residents: Sequence[Resident]) -> None:
+        with self._report.step("load", "Load each company's rows") as step:
+            await stage.load_rows(router, residents)
+            rows = sum(sum(resident.counts.values()) for resident in residents)
+            is_new = any(resident.loaded for resident in residents)
+            how = "by bulk INSERT, each company in a transaction of its own" if is_new else "were there already"
+            step.note = f"{rows:,} rows {how}"
+            step.facts.update(rows=rows, tenants=[resident.as_dict() for resident in residents])
+            step.shows.append(look.homes(residents))
 
-def _homes(residents: Sequence[Resident]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    for name in ("company", "level", "lives in"):
-        table.add_column(name, no_wrap=True)
-    for name in ("onboarded", "rows", "loaded"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in sorted(residents, key=lambda resident: list(LEVELS).index(resident.level)):
-        at = each.tenant.placement
-        assert at is not None
-        made = f"{each.created * 1000:,.0f} ms" if each.created else "before"
-        loaded = f"{each.loaded:.2f} s" if each.loaded else "before"
-        place, rows = f"{at.shard}/{at.database}/{at.schema}", f"{sum(each.counts.values()):,}"
-        table.add_row(each.tenant.slug, Text(each.level, _STYLES[each.level]), place, made, rows, loaded)
-    return table
+    async def _inspect(self, control: Control) -> None:
+        with self._report.step("perimeter", "Inspect the walls") as step:
+            sections = await perimeter.plan(control)
+            for section in sections:
+                for finding in (*section.plan.changes, *section.plan.findings):
+                    raise PerimeterBroken(str(finding), where=f"{section.shard}/{section.database}")
+            schemas, databases = sum(len(section.schemas) for section in sections), len(sections)
+            step.note = f"{schemas} schemas in {databases} databases: nothing to mend"
+            step.facts.update(databases=databases, schemas=schemas)
 
-
-_STYLES = {"pooled": "cyan", "schema": "blue", "database": "magenta", "dedicated": "red"}
-
-
-async def _inspect(report: Report, control: Control) -> None:
-    with report.step("perimeter", "Inspect the walls") as step:
-        sections = await perimeter.plan(control)
-        for section in sections:
-            for finding in (*section.plan.changes, *section.plan.findings):
-                raise PerimeterBroken(str(finding), where=f"{section.shard}/{section.database}")
-        schemas = sum(len(section.schemas) for section in sections)
-        step.note = f"{schemas} schemas in {len(sections)} databases: nothing to mend"
-        step.facts.update(databases=len(sections), schemas=schemas)
-
-
-async def _perform(
-    options: Options,
-    report: Report,
-    built: Stage,
-    control: Control,
-    router: AsyncRouter,
-    residents: Sequence[Resident],
-) -> None:
-    secret = secrets.token_hex(32)
-    with report.step("serve", "Serve the application") as step:
-        sock = bind(options.port)
-        port = sock.getsockname()[1]
-        step.note = f"http://{DOMAIN}:{port}/, one process for all companies"
-        step.facts.update(url=f"http://{DOMAIN}:{port}/")
-    front = Front(create_app(router, secret), control, port)
-    async with serving(front, sock), _client(port) as client:
-        with report.step("attack", "Attack the walls") as step:
-            await _attack(step, control, router, secret, client, residents)
-        with report.step("visit", "Visit every company") as step:
-            number = await visit_all(client, residents)
-            step.note = f"{number} requests: pages are whole, figures are those of the data"
-            step.facts.update(requests=number)
-        if options.check:
-            with report.step("change", "Change something everywhere") as step:
-                number = await change_all(client, residents)
-                step.note = f"{number} requests: each company sees its own change and no other"
+    async def _serve(self, control: Control, router: AsyncRouter, residents: Sequence[Resident]) -> None:
+        async with AsyncExitStack() as stack:
+            with self._report.step("serve", "Serve the application") as step:
+                application = create_app(router, self._secret)
+                front = Front(application, control, self._sock.getsockname()[1])
+                port = await stack.enter_async_context(serving(front, self._sock))
+                client = await stack.enter_async_context(_client(port))
+                step.note = "one process for all companies and levels"
+            with self._report.step("attack", "Attack the walls") as step:
+                await self._attack(step, control, router, client, residents)
+            with self._report.step("visit", "Visit every company") as step:
+                number = await visit_all(client, residents)
+                step.note = f"{number} requests: pages are whole, figures are those of the data"
                 step.facts.update(requests=number)
-            return
-        report.say(*_farewell(built, port, residents))
-        await _until_interrupted()
+            if self._check:
+                await self._change(client, residents)
+            else:
+                self._report.say(*look.farewell(residents, port, self._stage.config))
+                await _until_interrupted()
+
+    async def _change(self, client: AsyncClient, residents: Sequence[Resident]) -> None:
+        with self._report.step("change", "Change something everywhere") as step:
+            number = await change_all(client, residents)
+            step.note = f"{number} requests: each company sees its own change and no other"
+            step.facts.update(requests=number)
+
+    async def _attack(
+        self, step: Step, control: Control, router: AsyncRouter, client: AsyncClient, residents: Sequence[Resident]
+    ) -> None:
+        loot = await _there_for_the_taking(control)
+        app = create_vulnerable_app(router, self._secret)
+        async with serving(app, bind(0)) as port, _client(port) as vulnerable:
+            attacker = Attacker(vulnerable, client, router, self._secret)
+            found = await attacker.attack(list(attacks.scenes(residents)))
+        tried = sum(len(attack.outcomes) for attack in found)
+        foreign = sum(outcome.answer.foreign for attack in found for outcome in attack.outcomes)
+        step.facts.update(attacks=[each.as_dict() for each in found], tried=tried, foreign_rows=foreign, loot=loot)
+        levels = len({outcome.level for attack in found for outcome in attack.outcomes})
+        step.note = f"{len(found)} attacks, {tried} attempts from {levels} levels: {foreign} rows of others seen"
+        step.shows.append(look.battle(found, loot))
+        _expect_held(found)
+
+
+def _expect_held(found: Sequence[Attack]) -> None:
+    lost = [attack.name for attack in found if not attack.held]
+    if lost:
+        raise NotHeld(f"attacks that were not refused as they must be: {', '.join(lost)}", where=PATH)
 
 
 @asynccontextmanager
 async def _client(port: int) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(base_url=f"http://{ADDRESS}:{port}", timeout=30, trust_env=False) as client:
         yield client
-
-
-async def _attack(
-    step: Step,
-    control: Control,
-    router: AsyncRouter,
-    secret: str,
-    client: AsyncClient,
-    residents: Sequence[Resident],
-) -> None:
-    loot = await _there_for_the_taking(control)
-    app = create_vulnerable_app(router, secret)
-    async with serving(app, bind(0)) as port, _client(port) as vulnerable:
-        found = await Attacker(vulnerable, client, router, secret).attack(list(attacks.scenes(residents)))
-    tried = sum(len(attack.outcomes) for attack in found)
-    foreign = sum(outcome.answer.foreign for attack in found for outcome in attack.outcomes)
-    step.facts.update(attacks=[attack.as_dict() for attack in found], tried=tried, foreign_rows=foreign, loot=loot)
-    step.note = (
-        f"{len(found)} attacks, {tried} attempts from {len({each.level for each in residents})} levels:"
-        f" {foreign} rows of others seen"
-    )
-    there = f"{loot['campaigns']} campaigns of {loot['companies']} companies"
-    seen = Text(f"(an operator, who gives a reason and is on record, sees {there} in the shared tables)", "dim")
-    step.shows.append(Group(seen, *map(_shown, found)))
-    for attack in found:
-        if not attack.held:
-            outcome = next((each for each in attack.outcomes if not each.held), None)
-            raise NotHeld(f"the attack {attack.name!r} was not refused: {outcome}", where=PATH)
 
 
 async def _there_for_the_taking(control: Control) -> dict[str, int]:
@@ -263,44 +242,6 @@ async def _there_for_the_taking(control: Control) -> dict[str, int]:
         row = await (await conn.execute(query)).fetchone()
     assert row is not None
     return {"campaigns": row[0], "companies": row[1]}
-
-
-def _shown(attack: Attack) -> Group:
-    first = attack.outcomes[0]
-    levels = ", ".join(dict.fromkeys(outcome.level for outcome in attack.outcomes))
-    mark, style = ("✓", "green") if attack.held else ("✗", "red")
-    word = "answered" if first.answer.refusal is None else "refused"
-    return Group(
-        Text.assemble((f"{mark} ", style), attack.title, (f"  {levels}", "dim")),
-        Padding(Text(first.sent, "yellow", overflow="ellipsis", no_wrap=True), _BELOW, expand=False),
-        Padding(Text.assemble((f"{word}: ", "dim"), (first.answer.said, style)), _BELOW, expand=False),
-    )
-
-
-_BELOW = (0, 0, 0, 4)
-
-
-def _farewell(built: Stage, port: int, residents: Sequence[Resident]) -> list[Text]:
-    slug = residents[0].tenant.slug
-    width = max(len(each.tenant.slug) for each in residents)
-    config = f"TENANTRY_CONFIG='{built.config}'"
-    lines = [Text(""), Text.assemble("Open ", (f"http://{DOMAIN}:{port}/", "bold underline"), ", or a company:")]
-    for each in residents:
-        url = f"http://{each.tenant.slug}.{DOMAIN}:{port}/"
-        lines.append(
-            Text.assemble(
-                "  ", (url, "underline"), " " * (width - len(each.tenant.slug) + 2), (each.level, _STYLES[each.level])
-            )
-        )
-    return [
-        *lines,
-        Text(""),
-        Text("Ask the API, and the control plane:"),
-        Text(f"  curl -H 'X-Tenant: {slug}' http://{ADDRESS}:{port}/api/stats"),
-        Text(f"  {config} .venv/bin/tenantry tenant list", no_wrap=True, overflow="ignore"),
-        Text(""),
-        Text("Ctrl-C ends it."),
-    ]
 
 
 async def _until_interrupted() -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -19,7 +20,7 @@ from demo.data import Company, Dataset
 from demo.models import MODELS
 from demo.queries import row_counts
 from tenantry import AsyncRouter, Isolation, Settings, Tenant
-from tenantry.errors import Conflict, InvalidSettings
+from tenantry.errors import Conflict, InvalidInput, InvalidSettings
 from tenantry.integrations.sqlalchemy import create_async_engine
 from tenantry.model import TenantKey
 from tenantry.postgres.server import THROWAWAY, LocalServer
@@ -43,7 +44,6 @@ class Stage:
     def __init__(self, keep: Path | None = None) -> None:
         self.is_kept = keep is not None
         self.folder = Path(tempfile.mkdtemp(prefix="tenantry-demo-")) if keep is None else keep.absolute()
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folders: list[Path] = []
         settings = None if keep is not None else THROWAWAY
         self.servers = {
@@ -57,7 +57,16 @@ class Stage:
         return self.folder / "tenantry.toml"
 
     def start(self) -> None:
-        """Start the servers, side by side."""
+        """Start the servers, side by side.
+
+        Raises:
+            InvalidInput: the folder can't be made.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"the folder can't be made: {error.strerror}"
+            raise InvalidInput(reason, where=str(self.folder), hint="name another one with --keep") from None
         with ThreadPoolExecutor() as threads:
             starts = [threads.submit(server.start) for server in self.servers.values()]
             try:
@@ -170,6 +179,22 @@ class Resident:
     def level(self) -> str:
         """See :func:`level_of`."""
         return level_of(self.tenant)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        at = self.tenant.placement
+        assert at is not None
+        return {
+            "slug": self.tenant.slug,
+            "level": self.level,
+            "plan": self.tenant.plan,
+            "shard": at.shard,
+            "database": at.database,
+            "schema": at.schema,
+            "onboarded_seconds": round(self.created, 4),
+            "loaded_seconds": round(self.loaded, 4),
+            "rows": self.counts,
+        }
 
 
 def level_of(resident: Tenant) -> str:
