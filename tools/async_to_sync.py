@@ -34,6 +34,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("src/tenantry/routing/pools_async.py", "src/tenantry/routing/pools.py"),
     ("src/tenantry/routing/router_async.py", "src/tenantry/routing/router.py"),
     ("tests/integrations/test_engine_async.py", "tests/integrations/test_engine.py"),
+    ("tests/integrations/test_psycopg_async.py", "tests/integrations/test_psycopg.py"),
 )
 """Source and twin, from the root of the repository."""
 
