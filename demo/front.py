@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,7 +75,10 @@ class Front:
         return self._landing if _is_bare(Headers(scope=scope)) else self._application
 
     async def _serve_static(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._static({**scope, "path": scope["path"].removeprefix("/static")}, receive, send)
+        try:
+            await self._static({**scope, "path": scope["path"].removeprefix("/static")}, receive, send)
+        except HTTPException as error:
+            await PlainTextResponse(error.detail, error.status_code)(scope, receive, send)
 
     async def _landing(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (await self._landing_page(Request(scope)))(scope, receive, send)
