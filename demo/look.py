@@ -68,7 +68,7 @@ def farewell(residents: Sequence[Resident], port: int, config: Path) -> list[Tex
         Text(""),
         Text("Ask the API, and the control plane:"),
         Text(f"  curl -H 'X-Tenant: {slug}' http://{ADDRESS}:{port}/api/stats"),
-        Text(f"  TENANTRY_CONFIG='{config}' .venv/bin/tenantry tenant list", no_wrap=True, overflow="ignore"),
+        Text(f"  TENANTRY_CONFIG='{config}' .venv/bin/tenantry tenant list"),
         Text(""),
         Text("Ctrl-C ends it."),
     ]

@@ -106,9 +106,9 @@ class Report:
             self._tell(step)
 
     def say(self, *lines: RenderableType) -> None:
-        """Tell people something between steps."""
+        """Tell people something between steps; what they may want to copy is not broken into lines."""
         for line in lines:
-            self.console.print(line)
+            self.console.print(line, soft_wrap=True)
 
     def _tell(self, step: Step) -> None:
         line = Table.grid(padding=(0, 1, 0, 0), expand=True)

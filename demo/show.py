@@ -197,8 +197,9 @@ class Show:
             if self._check:
                 await self._change(client, residents)
             else:
+                interrupted = _interrupted()
                 self._report.say(*look.farewell(residents, port, self._stage.config))
-                await _until_interrupted()
+                await interrupted.wait()
 
     async def _change(self, client: AsyncClient, residents: Sequence[Resident]) -> None:
         with self._report.step("change", "Change something everywhere") as step:
@@ -244,9 +245,10 @@ async def _there_for_the_taking(control: Control) -> dict[str, int]:
     return {"campaigns": row[0], "companies": row[1]}
 
 
-async def _until_interrupted() -> None:
+def _interrupted() -> asyncio.Event:
+    """From now on, an interrupt is not an error but the end that was waited for."""
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted.set)
-    await interrupted.wait()
+    return interrupted

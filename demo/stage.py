@@ -43,13 +43,20 @@ class Stage:
 
     def __init__(self, keep: Path | None = None) -> None:
         self.is_kept = keep is not None
-        self.folder = Path(tempfile.mkdtemp(prefix="tenantry-demo-")) if keep is None else keep.absolute()
+        self._folder = None if keep is None else keep.absolute()
         self._folders: list[Path] = []
         settings = None if keep is not None else THROWAWAY
         self.servers = {
-            name: LocalServer(None if keep is None else self.folder / name, settings=settings)
+            name: LocalServer(None if keep is None else keep.absolute() / name, settings=settings)
             for name in (MAIN, SECOND)
         }
+
+    @property
+    def folder(self) -> Path:
+        """What everything is in; a temporary one is made when it is first asked for."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="tenantry-demo-"))
+        return self._folder
 
     @property
     def config(self) -> Path:
@@ -83,12 +90,12 @@ class Stage:
             for server in self.servers.values():
                 server.stop("fast" if self.is_kept else "immediate")
         finally:
-            if not self.is_kept:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            if not self.is_kept and self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def leftovers(self) -> list[Path]:
         """What is still there after :meth:`close`, and should not be."""
-        return [] if self.is_kept else [path for path in (self.folder, *self._folders) if path.exists()]
+        return [] if self.is_kept else [path for path in (self._folder, *self._folders) if path and path.exists()]
 
     def settings(self) -> Settings:
         """The control plane's settings: from the file, or for a catalog that is still to be made."""
