@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,22 @@ def at(house: House, monkeypatch: pytest.MonkeyPatch) -> House:
     return house
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """Start a command in a process of its own."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*COMMAND, *arguments], text=True, **{**streams, **options})
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a command in a process of its own; what still runs after the test is killed."""
+    with ExitStack() as stack:
+
+        def call(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            process = subprocess.Popen([*COMMAND, *arguments], text=True, **{**streams, **options})
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield call
 
 
 def finish(process: subprocess.Popen[str]) -> Answer:
@@ -110,6 +123,6 @@ def finish(process: subprocess.Popen[str]) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def make_settings(make_house: MakeHouse) -> Iterator[Callable[..., dict[str, str]]]:
+def make_settings(make_house: MakeHouse) -> Callable[..., dict[str, str]]:
     """Make a house of a special kind, and return the environment of its commands."""
-    yield lambda **options: settings_of(make_house(**options))
+    return lambda **options: settings_of(make_house(**options))

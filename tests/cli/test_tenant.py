@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from tests.cli.conftest import Answer, Run, finish, start
+from tests.cli.conftest import Answer, Run, Start, finish
 from tests.fixtures.house import House
 
 pytestmark = pytest.mark.usefixtures("at")
@@ -186,7 +186,7 @@ def test_a_number_that_somebody_chose_is_passed_over_by_the_next_numbers(run: Ru
     assert run("tenant", "create", fresh(), "--json").json["key"] > last + 3
 
 
-def test_of_processes_that_create_the_same_slug_at_the_same_moment_one_succeeds() -> None:
+def test_of_processes_that_create_the_same_slug_at_the_same_moment_one_succeeds(start: Start) -> None:
     slug = fresh()
     processes = [start("tenant", "create", slug, "--json") for _ in range(4)]
     answers: list[Answer] = [finish(process) for process in processes]

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from tenantry.cli import failures
+from tenantry.cli import failures, log
 
 PROGRAM = "tenantry"
 
@@ -31,13 +31,13 @@ class Entry:
 HOUSE, NOUNS = "The house", "Nouns"
 
 ENTRIES = {
-    "init": Entry("init", "Create a house: its catalog, a local server if you like, and tenantry.toml.", HOUSE),
-    "doctor": Entry("doctor", "Check everything, and say what to do about what is wrong.", HOUSE),
-    "worker": Entry("house", "Finish or undo what was left open, keep the warm pools full.", HOUSE),
+    "init": Entry("init", "Create a house: its catalog and the file tenantry.toml.", HOUSE),
+    "doctor": Entry("doctor", "Check everything, change nothing, and say what to do about what is wrong.", HOUSE),
+    "worker": Entry("house", "Finish or undo what was left open, and keep the warm pools full.", HOUSE),
     "migrate": Entry("house", "Bring every space to the template's version.", HOUSE),
     "refill": Entry("house", "Build what is missing from the warm pools.", HOUSE),
     "sql": Entry("sql", "Run SQL as one tenant, inside its wall.", HOUSE),
-    "version": Entry("version", "The versions of Tenantry and of what it stands on.", HOUSE),
+    "version": Entry("version", "Show the versions of Tenantry and of what it stands on.", HOUSE),
     "tenant": Entry("tenant", "Tenants: create, list, show, suspend, resume, delete.", NOUNS),
     "plan": Entry("plan", "Plans: create, list, show, change, delete.", NOUNS),
     "shard": Entry("shard", "Shards: add, list, show, open, close.", NOUNS),
@@ -102,6 +102,7 @@ def root(
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are shown and not raised."""
     command: Any = get_command(app)
+    log.quiet()
     if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
         return int(command.main(list(arguments), prog_name=PROGRAM, standalone_mode=False) or 0)
     flags = set(takewhile(lambda argument: argument != "--", arguments))

@@ -86,9 +86,14 @@ def _database(error: Any) -> Failure:
     """An error of the server that no layer below has translated."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     message = error.diag.message_primary or lines[-1]
-    lost = error.sqlstate is None or error.sqlstate[:2] in ("08", "57")
+    lost = is_lost(error.sqlstate)
     hint = error.diag.message_hint or ("see that the server runs, and run the command again" if lost else None)
     return Failure(error.sqlstate or "connection", message, error.diag.message_detail, hint, 5 if lost else 1)
+
+
+def is_lost(sqlstate: str | None) -> bool:
+    """Whether an error means that the connection is gone (PostgreSQL: Error Codes)."""
+    return sqlstate is None or sqlstate.startswith(("08", "57P"))
 
 
 def _internal(error: BaseException) -> Failure:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import psycopg
 import typer
 
 from tenantry.cli.command import Json, example, noun, operate
-from tenantry.cli.output import Output, printable, to_json
+from tenantry.cli.log import journal
+from tenantry.cli.output import Output
 from tenantry.errors import InvalidInput, TenantryError
 from tenantry.hookspecs import hookimpl
 from tenantry.service import house
@@ -32,7 +31,7 @@ def worker(
     interval: Annotated[float, typer.Option(metavar="SECONDS", help="How often to look for work.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="Log one JSON document a line.")] = False,
 ) -> None:
-    """Finish or undo what was left open, and keep the warm pools full; until SIGTERM.
+    """Finish or undo what was left open, and keep the warm pools full.
 
     Run one or several as a service: deletions wait for it until their grace period has ended, and whatever a killed
     process has left behind. At SIGTERM it ends after the operation that it works on; a second one ends it at once,
@@ -40,7 +39,7 @@ def worker(
     """
     if not _INTERVALS[0] <= interval <= _INTERVALS[1]:
         raise InvalidInput(f"an interval of {interval} seconds", hint="use {} to {}".format(*_INTERVALS))
-    _log_to_stderr(as_json)
+    journal(as_json=as_json)
     done = asyncio.run(_work(once, interval))
     if done is not None:
         left = "".join(f", {count} {state}" for state, count in done["left"].items())
@@ -99,31 +98,9 @@ class _Journal:
             log.info("operation %s (%s): %s %s", operation, kind, "undoing" if moment == "undo" else "did", step)
 
 
-def _log_to_stderr(as_json: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if as_json else _Lines())
-    root = logging.getLogger("tenantry")
-    root.handlers, root.propagate = [handler], False
-    root.setLevel(logging.INFO)
-
-
-class _Lines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{_time(record)} {record.levelname.lower():7} {printable(record.getMessage())}"
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return to_json({"at": _time(record), "level": record.levelname.lower(), "message": record.getMessage()})
-
-
-def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-
-
 @app.command(epilog=example("tenantry migrate"))
 def migrate(as_json: Json = False) -> None:
-    """Bring every space to the version of the application's tables that the template has now."""
+    """Bring every space to the template's version. What is there already costs one comparison."""
     state = operate(house.migrate, "migrating")
     text = "every space has the template's version" if state == "done" else f"the migration is {state}: see the doctor"
     Output(as_json).result({"state": state}, text)
@@ -131,6 +108,6 @@ def migrate(as_json: Json = False) -> None:
 
 @app.command(epilog=example("tenantry refill"))
 def refill(as_json: Json = False) -> None:
-    """Build what is missing from the warm pools; a worker does so by itself."""
+    """Build what is missing from the warm pools. A worker does so by itself."""
     built = operate(house.refill, "building homes")
     Output(as_json).result({"built": built}, f"built {built} home{'' if built == 1 else 's'}")

@@ -95,7 +95,9 @@ def init(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Create a house: its catalog and the file tenantry.toml; with --local also a server and the shard 'main'.
+    """Create a house: its catalog and the file tenantry.toml.
+
+    With --local it starts a server of its own, which goes on running, and makes it the shard 'main'.
 
     Run again, it brings the catalog up to date and does what an interrupted run has left undone.
     """

@@ -58,9 +58,10 @@ def sql_(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print rows as CSV with a header.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run SQL as one tenant: as the application's role, inside the tenant's wall.
+    """Run SQL as one tenant, inside its wall.
 
-    Without -c it asks at a terminal, and otherwise runs standard input as one transaction.
+    It runs as the application's role. Without -c it asks at a terminal; elsewhere it runs standard input as one
+    transaction.
     """
     if as_csv and as_json:
         raise InvalidInput("rows are printed in one form", hint="give --json or --csv")

@@ -14,7 +14,7 @@ app = noun()
 
 @app.command(epilog=example("tenantry version"))
 def version(as_json: Json = False) -> None:
-    """The versions of Tenantry and of what it stands on."""
+    """Show the versions of Tenantry and of what it stands on."""
     found = {name: installed(name) for name in ("tenantry", "psycopg", "psycopg-pool", "pydantic", "typer")}
     form = {**found, "python": platform.python_version(), "oldest-postgresql": str(OLDEST_MAJOR)}
     Output(as_json).result(form, (f"{name} {text}" for name, text in form.items()))

@@ -215,6 +215,9 @@ async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
 
     Args:
         until: when it is set, no further operation is begun.
+
+    Raises:
+        ServerUnreachable: the catalog does not answer.
     """
     worked = 0
     while not _is_set(until):
@@ -223,6 +226,7 @@ async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
                 break
         except TenantryError as error:
             log.error("%s (%s)", error, error.where)
+            await control.store.fetch("now")  # raises if it is the catalog that is away: every next turn would fail too
         worked += 1
     with suppress(TenantryError):
         worked += await refill(control, until=until)
