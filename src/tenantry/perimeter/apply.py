@@ -14,7 +14,7 @@ from tenantry.errors import PerimeterBroken
 from tenantry.model import BindingMode, House
 from tenantry.perimeter.binder import APP
 from tenantry.perimeter.inspect import read_database, read_schemas, read_server
-from tenantry.perimeter.plan import Change, Finding, plan_database, plan_server
+from tenantry.perimeter.plan import Change, Finding, find_open, plan_database, plan_server
 from tenantry.perimeter.tables import find_holes, plan_tables
 
 _RETRIES = 20
@@ -59,10 +59,12 @@ async def plan_perimeter(
     changes: list[Change] = []
     if server:
         changes += plan_server(await read_server(conn), mode)
-    changes += plan_database(await read_database(conn, schemas), house, mode, schemas)
+    database = await read_database(conn, schemas)
+    changes += plan_database(database, house, mode, schemas)
     facts = await read_schemas(conn, schemas, house.tenant_column)
     changes += plan_tables(facts, house, shared)
-    return PerimeterPlan(conn.info.dbname, tuple(changes), tuple(find_holes(facts, house, shared)))
+    findings = (*find_open(database), *find_holes(facts, house, shared))
+    return PerimeterPlan(conn.info.dbname, tuple(changes), findings)
 
 
 async def apply_perimeter(

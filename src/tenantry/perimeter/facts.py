@@ -55,6 +55,7 @@ class DatabaseFacts:
     """One database without the application's tables: grants, the binder, what is open to everybody."""
 
     database: str
+    superuser: bool
     owners: Sequence[Row]
     database_grants: Sequence[Row]
     schema_grants: Sequence[Row]

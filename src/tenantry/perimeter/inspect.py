@@ -34,6 +34,7 @@ async def read_database(conn: AsyncConnection[Any], schemas: Sequence[str]) -> D
     opened = await _rows(conn, "open_functions", names=list(CLOSED_FUNCTIONS))
     return DatabaseFacts(
         database=conn.info.dbname,
+        superuser=(await _rows(conn, "server"))[0]["superuser"],
         owners=await _rows(conn, "owners", schemas=list(schemas)),
         database_grants=await _rows(conn, "database_grants"),
         schema_grants=await _rows(conn, "schema_grants", schemas=list(schemas)),

@@ -67,11 +67,20 @@ def plan_server(facts: ServerFacts, mode: BindingMode) -> list[Change]:
 
 
 def _plan_members(facts: ServerFacts) -> Iterable[Change]:
-    standing = {(row["member"], row["role"]) for row in facts.memberships}
-    for member, role in sorted(_MEMBERS - standing):
-        yield Change(member, f"must be able to act as {role}", f"GRANT {role} TO {member};")
+    ours = facts.server["role"]
+    wanted = set(_MEMBERS)
+    if not facts.server["superuser"]:
+        # Who makes the wall without being a superuser has to act as those who own it.
+        wanted |= {(ours, OWNER), (ours, SEC)}
+    standing = {(row["member"], row["role"]) for row in facts.memberships if row["acts"]}
+    for member, role in sorted(wanted - standing):
+        options = "" if (member, role) in _MEMBERS else " WITH INHERIT TRUE, SET TRUE"
+        sql = f"GRANT {role} TO {quoted(member)}{options};"
+        yield Change(member, f"must be able to act as {role}", sql)
     for row in facts.memberships:
         member, role = row["member"], row["role"]
+        if member == ours and not facts.server["superuser"]:
+            continue  # It has made these roles, and may change them anyway.
         if (member, role) not in _MEMBERS and (member in _ROLES or role in (SEC, ADMIN, OPERATOR, APP)):
             # Since PostgreSQL 16 each grantor's grant stands for itself.
             by = f" GRANTED BY {quoted(row['grantor'])}" if facts.server["version"] >= 160000 else ""
@@ -112,6 +121,14 @@ def _plan_parameters(facts: ServerFacts, mode: BindingMode) -> Iterable[Change]:
 def plan_database(facts: DatabaseFacts, house: House, mode: BindingMode, schemas: Sequence[str]) -> list[Change]:
     """The binder, grants on the database and its schemas, and what PostgreSQL opens to everybody."""
     changes = [*_plan_binder(facts, house, mode), *_plan_owners(facts), *_plan_grants(facts, house, schemas)]
+    changes += _plan_functions(facts) if facts.superuser else []
+    if mode is BindingMode.SIGNED and facts.seal_keys == 0:
+        changes.append(Change("seal key", "signed mode needs one", "SELECT tenantry_priv.new_seal_v1();"))
+    return changes
+
+
+def _plan_functions(facts: DatabaseFacts) -> list[Change]:
+    changes = []
     if not facts.binder_reads:
         sql = f"GRANT EXECUTE ON FUNCTION pg_prepared_statement() TO {SEC};"
         changes.append(Change("pg_prepared_statement()", "the binder looks for what SQL has left behind", sql))
@@ -121,9 +138,17 @@ def plan_database(facts: DatabaseFacts, house: House, mode: BindingMode, schemas
         changes.append(Change(f"{len(facts.open_functions)} functions of PostgreSQL", why, sql.rstrip()))
     for name in facts.open_views:
         changes += [Change(name, "tells of other sessions", f"REVOKE ALL ON {name} FROM PUBLIC;")]
-    if mode is BindingMode.SIGNED and facts.seal_keys == 0:
-        changes.append(Change("seal key", "signed mode needs one", "SELECT tenantry_priv.new_seal_v1();"))
     return changes
+
+
+def find_open(facts: DatabaseFacts) -> list[Finding]:
+    """What only a superuser can close, where the control plane is none: most managed services."""
+    if facts.superuser or not (facts.open_functions or facts.open_views):
+        return []
+    count = len(facts.open_functions) + len(facts.open_views)
+    what = "tell of other sessions, act on them, or leave something behind, and only a superuser can close them"
+    fix = "ask the service to revoke them from PUBLIC, or take a server of your own for tenants who must not know"
+    return [Finding(f"{count} functions and views of PostgreSQL", what, fix, "medium")]
 
 
 _BINDER_SCHEMAS = ("tenantry", "tenantry_priv")

@@ -13,7 +13,7 @@ from tenantry.errors import Conflict, InvalidInput, OperationFailed, ServerUnsui
 from tenantry.model import BindingMode, Isolation, Shard, ShardState, parse_identifier, parse_name, shown
 from tenantry.perimeter.apply import house_of
 from tenantry.perimeter.binder import ADMIN, APP, OPERATOR
-from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
+from tenantry.postgres.connect import connect, merge_dsn, parse_dsn, shown_dsn
 from tenantry.service.control import Control
 
 DATABASE = "tenantry"
@@ -34,7 +34,8 @@ async def add(
     """Take a PostgreSQL server in as a shard: roles, logins, the pooled and the template database.
 
     Args:
-        dsn: with a superuser's login, for any database of the server.
+        dsn: with a superuser's login, for any database of the server; since PostgreSQL 16 one that may create roles
+            and databases, bypass row security and replicate is enough, in signed mode.
         database: the pooled database; it is made if it is not there.
         binding: ``sealed`` or ``signed``; None: sealed where the server allows it.
         dedicated: takes only tenants that are sent here by name.
@@ -83,13 +84,14 @@ async def _refuse_foreign(control: Control, dsn: str) -> None:
 
 async def _binding(dsn: str, seconds: float, wanted: BindingMode | str | None) -> BindingMode:
     if not parse_dsn(dsn).get("user"):
-        raise InvalidInput("the DSN names no user", hint="use the login of a superuser")
+        raise InvalidInput("the DSN names no user", hint="name the login that may create roles and databases")
     try:
         mode = None if wanted is None else BindingMode(wanted)
     except ValueError:
         raise InvalidInput(f"{shown(wanted)} is not a binding mode", hint="use sealed or signed") from None
     conn = await connect(dsn, seconds=seconds)
     try:
+        await _refuse_weak(conn, dsn)
         sealable = await can_seal(conn)
         if mode is BindingMode.SEALED and not sealable:
             raise ServerUnsuitable(
@@ -98,6 +100,24 @@ async def _binding(dsn: str, seconds: float, wanted: BindingMode | str | None) -
         return mode or (BindingMode.SEALED if sealable else BindingMode.SIGNED)
     finally:
         await conn.close()
+
+
+async def _refuse_weak(conn: AsyncConnection[Any], dsn: str) -> None:
+    """Without a superuser, since PostgreSQL 16 whoever may create roles may pass on what it has itself."""
+    row = await (
+        await conn.execute(
+            "SELECT rolsuper, rolcreaterole AND rolcreatedb AND rolbypassrls AND rolreplication"
+            " FROM pg_roles WHERE rolname = current_user"
+        )
+    ).fetchone()
+    superuser, strong = row or (False, False)
+    if superuser or (strong and conn.info.server_version >= 160000):
+        return
+    raise ServerUnsuitable(
+        "this login can't create the roles of the perimeter",
+        where=shown_dsn(dsn),
+        hint="use a superuser, or since PostgreSQL 16 a role with CREATEROLE, CREATEDB, BYPASSRLS and REPLICATION",
+    )
 
 
 async def can_seal(conn: AsyncConnection[Any]) -> bool:

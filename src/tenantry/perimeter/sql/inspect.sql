@@ -6,7 +6,9 @@ SELECT rolname AS name, rolcanlogin AS login, rolsuper AS superuser, rolbypassrl
   FROM pg_catalog.pg_roles WHERE rolname LIKE 'tenantry\_%'
 
 -- memberships --
-SELECT m.rolname AS member, r.rolname AS role, pg_get_userbyid(a.grantor)::text AS grantor
+-- The options of a membership are columns since PostgreSQL 16; before, every member may do all.
+SELECT m.rolname AS member, r.rolname AS role, pg_get_userbyid(a.grantor)::text AS grantor,
+       coalesce((to_jsonb(a) ->> 'set_option')::boolean AND (to_jsonb(a) ->> 'inherit_option')::boolean, true) AS acts
   FROM pg_catalog.pg_auth_members a
   JOIN pg_catalog.pg_roles m ON m.oid = a.member JOIN pg_catalog.pg_roles r ON r.oid = a.roleid
  WHERE m.rolname LIKE 'tenantry\_%' OR r.rolname LIKE 'tenantry\_%'
@@ -29,6 +31,7 @@ SELECT p.parname AS parameter, CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_u
 
 -- server --
 SELECT current_setting('server_version_num')::int AS version, current_database() AS database,
+       current_user::text AS role,
        (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) AS superuser,
        current_setting('max_prepared_transactions')::int AS prepared_transactions,
        current_setting('log_parameter_max_length')::int AS log_parameters,
