@@ -7,7 +7,12 @@ import os
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.walls", "tests.fixtures.house"]
+pytest_plugins = [
+    "tests.fixtures.servers",
+    "tests.fixtures.walls",
+    "tests.fixtures.house",
+    "tests.fixtures.workers",
+]
 
 # A property that talks to a database takes as long as it takes; CI must fail for a reason that anybody can repeat.
 settings.register_profile("tenantry", deadline=None, max_examples=50, derandomize="CI" in os.environ)

@@ -11,8 +11,7 @@ from typing import Any
 from tenantry.catalog.store import Conn, fetch
 from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Wait, Work
-from tenantry.placements.levels import LEVELS, admit, dismiss, homes, running, still_running
-from tenantry.placements.space import Home
+from tenantry.placements.levels import LEVELS, admit, dismiss, homes, running, standing, still_running
 
 _PATIENCE_SECONDS = 5.0
 _PAUSE_SECONDS = 0.05
@@ -20,15 +19,8 @@ _AGAIN_SECONDS = 15
 
 
 async def _shut(work: Work) -> None:
-    found = await homes(work.estate, work.tenants)
-    there = [home for home in found if not await _is_gone(work, home)]
-    await admit(work.estate, there, "suspended")
-
-
-async def _is_gone(work: Work, home: Home) -> bool:
-    """Whether somebody has dropped the tenant's database by hand."""
-    own = home.space.isolation is Isolation.DATABASE
-    return own and not await work.estate.has_database(home.space.shard, home.space.database)
+    """A database that somebody has dropped by hand does not keep its tenant from being deleted."""
+    await admit(work.estate, await standing(work.estate, await homes(work.estate, work.tenants)), "suspended")
 
 
 async def _deleting(work: Work, conn: Conn) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from tenantry.catalog.store import Conn, fetch
 from tenantry.errors import NoCapacity
 from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Work
-from tenantry.placements.levels import LEVELS, admit, dismiss, homes, new_space
+from tenantry.placements.levels import LEVELS, admit, dismiss, homes, new_space, standing
 from tenantry.placements.space import Space
 
 
@@ -98,7 +98,8 @@ async def _admit(work: Work) -> None:
 
 
 async def _dismiss(work: Work) -> None:
-    await dismiss(work.estate, await homes(work.estate, work.tenants))
+    """The database may be gone: an undoing that was interrupted begins again at its end."""
+    await dismiss(work.estate, await standing(work.estate, await homes(work.estate, work.tenants)))
 
 
 async def _activate(work: Work, conn: Conn) -> None:

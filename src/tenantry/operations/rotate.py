@@ -41,6 +41,7 @@ async def _forget(work: Work, conn: Conn) -> None:
 ROTATE = Kind(
     "rotate",
     (
+        Step("begin", undo_act=_distribute),  # undone last: when the catalog has forgotten the key, so do the databases
         Step("distribute", act=_distribute, undo_record=_forget),
         Step("activate", record=_activate, final=True),
         Step("overlap", act=_overlap),

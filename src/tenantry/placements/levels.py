@@ -81,6 +81,16 @@ def by_database(found: Iterable[Home]) -> dict[tuple[str, str], list[Home]]:
     return groups
 
 
+async def standing(estate: Estate, found: Iterable[Home]) -> list[Home]:
+    """The homes whose database exists."""
+    there = []
+    for home in found:
+        own = home.space.isolation is Isolation.DATABASE
+        if not own or await estate.has_database(home.space.shard, home.space.database):
+            there.append(home)
+    return there
+
+
 async def admit(estate: Estate, found: Iterable[Home], state: str = "open") -> None:
     """Make residents of the tenants, or change the state of those that are."""
     for (shard, name), group in by_database(found).items():
