@@ -103,3 +103,9 @@ def setting(house: House, sync_router: Router, engine: Engine) -> Setting:
 def mover(house: House) -> Tenant:
     """A pooled tenant of the test's own."""
     return house.create(f"mover-{uuid4().hex[:8]}", isolation="pooled")
+
+
+@pytest.fixture
+def leaver(house: House) -> Tenant:
+    """A tenant of the test's own, with a database for itself."""
+    return house.create(f"leaver-{uuid4().hex[:8]}", isolation="database")

@@ -166,6 +166,26 @@ def test_a_tenant_that_has_moved_is_followed_before_anything_has_run(setting: Se
     assert ledger.idle == len(ledger)
 
 
+def test_a_tenant_whose_old_database_is_gone_is_followed(setting: Setting, leaver: Tenant) -> None:
+    house, router, engine = setting.house, setting.router, setting.engine
+    home = house.tenants["schema-a"]
+    assert home.placement
+    assert leaver.placement
+    with router.tenant_scope(leaver.slug), engine.connect() as conn:
+        conn.execution_options(isolation_level="SERIALIZABLE")
+        assert rows(conn, WHERE)[0][0] == leaver.placement.database
+        conn.rollback()
+        move(house, leaver, home)
+        with admin(house, "postgres") as superuser:
+            superuser.execute(f'DROP DATABASE "{leaver.placement.database}" WITH (FORCE)')
+        assert rows(conn, WHERE)[0] == (home.placement.database, home.placement.schema, leaver.key)
+        assert conn.scalar(text("SHOW transaction_isolation")) == "serializable"
+        with engine.connect() as another, router.transaction():
+            assert rows(another, WHERE)[0][0] == home.placement.database
+    ledger = router.pools.ledger
+    assert ledger.idle == len(ledger)
+
+
 def test_connections_that_the_server_has_ended_are_replaced_unseen(setting: Setting) -> None:
     house, router, engine = setting.house, setting.router, setting.engine
     with router.tenant_scope("pooled-a"), engine.connect() as one, engine.connect() as two:

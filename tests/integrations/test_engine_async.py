@@ -167,6 +167,26 @@ async def test_a_tenant_that_has_moved_is_followed_before_anything_has_run(
     assert ledger.idle == len(ledger)
 
 
+async def test_a_tenant_whose_old_database_is_gone_is_followed(setting_async: AsyncSetting, leaver: Tenant) -> None:
+    house, router, engine = setting_async.house, setting_async.router, setting_async.engine
+    home = house.tenants["schema-a"]
+    assert home.placement
+    assert leaver.placement
+    async with router.tenant_scope(leaver.slug), engine.connect() as conn:
+        await conn.execution_options(isolation_level="SERIALIZABLE")
+        assert (await rows(conn, WHERE))[0][0] == leaver.placement.database
+        await conn.rollback()
+        move(house, leaver, home)
+        with admin(house, "postgres") as superuser:
+            superuser.execute(f'DROP DATABASE "{leaver.placement.database}" WITH (FORCE)')
+        assert (await rows(conn, WHERE))[0] == (home.placement.database, home.placement.schema, leaver.key)
+        assert await conn.scalar(text("SHOW transaction_isolation")) == "serializable"
+        async with engine.connect() as another, router.transaction():
+            assert (await rows(another, WHERE))[0][0] == home.placement.database
+    ledger = router.pools.ledger
+    assert ledger.idle == len(ledger)
+
+
 async def test_connections_that_the_server_has_ended_are_replaced_unseen(setting_async: AsyncSetting) -> None:
     house, router, engine = setting_async.house, setting_async.router, setting_async.engine
     async with router.tenant_scope("pooled-a"), engine.connect() as one, engine.connect() as two:

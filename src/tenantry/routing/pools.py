@@ -12,7 +12,7 @@ from psycopg.rows import tuple_row
 from tenantry.perimeter.connection import BoundConnection, is_fatal
 from tenantry.routing.core import Target, is_reusable, unreachable
 from tenantry.routing.ledger import Key, Ledger
-from tenantry.routing.waiting import take
+from tenantry.routing.waiting import connect, take
 
 
 class Pools:
@@ -69,7 +69,7 @@ class Pools:
 
     def _connect(self, target: Target) -> BoundConnection:
         try:
-            conn = BoundConnection.connect(target.dsn)
+            conn = connect(target.dsn)
         except psycopg.OperationalError as error:
             raise unreachable(target, error) from error
         if self._pooler:

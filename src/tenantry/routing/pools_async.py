@@ -11,7 +11,7 @@ from psycopg.rows import tuple_row
 from tenantry.perimeter.connection import AsyncBoundConnection, is_fatal
 from tenantry.routing.core import Target, is_reusable, unreachable
 from tenantry.routing.ledger import Key, Ledger
-from tenantry.routing.waiting import take_async
+from tenantry.routing.waiting import connect_async, take_async
 
 
 class AsyncPools:
@@ -68,7 +68,7 @@ class AsyncPools:
 
     async def _connect(self, target: Target) -> AsyncBoundConnection:
         try:
-            conn = await AsyncBoundConnection.connect(target.dsn)
+            conn = await connect_async(target.dsn)
         except psycopg.OperationalError as error:
             raise unreachable(target, error) from error
         if self._pooler:

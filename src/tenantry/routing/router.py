@@ -14,7 +14,7 @@ import psycopg
 
 from tenantry.catalog.view import CatalogView
 from tenantry.context import tenant_scope
-from tenantry.errors import DirtyBackend, InvalidInput, TenantMoved, TenantryError
+from tenantry.errors import DirtyBackend, InvalidInput, ServerUnreachable, TenantMoved, TenantryError
 from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
 from tenantry.perimeter.connection import BoundConnection
 from tenantry.resolve import Claim, ClaimKind
@@ -149,9 +149,9 @@ class Router(RouterCore):
     def _begin(self, stack: ExitStack, tenant: Tenant, mode: Mode) -> BoundConnection:
         """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
         tenant = self.view.peek(tenant.id) or tenant
-        attempts: Attempts | None = None
+        route = self.route(tenant, mode, self.view.fleet())
+        attempts = Attempts(route.target.size)
         while True:
-            route = self.route(tenant, mode, self.view.fleet())
             conn: BoundConnection | None = None
             try:
                 with ExitStack() as trying:
@@ -161,11 +161,10 @@ class Router(RouterCore):
                     stack.enter_context(trying.pop_all())
                     return conn
             except (TenantryError, psycopg.OperationalError) as error:
-                attempts = attempts or Attempts(route.target.size)
-                tenant = self.recover(error, route, attempts, lost=conn is not None and conn.closed)
+                route = self.recover(error, route, attempts, lost=conn is not None and conn.closed)
 
-    def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Tenant:
-        """The tenant with which to try again, after a transaction could not begin and nothing of it has run.
+    def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
+        """The way for another attempt, after a transaction could not begin and nothing of it has run.
 
         Args:
             error: why it did not begin. It is raised again if another attempt makes no sense.
@@ -173,15 +172,17 @@ class Router(RouterCore):
         """
         if not attempts.allow(error, lost=lost):
             raise error
-        if lost or isinstance(error, DirtyBackend):
-            log.warning("a connection to %s is discarded: %s", route.target.name, error)
-        if lost:
+        dirty = isinstance(error, DirtyBackend)
+        if lost and not dirty:
             self.pools.forget(route.target)
-        if lost or isinstance(error, DirtyBackend):
-            return route.tenant
+        if lost or dirty:
+            log.warning("a connection to %s is discarded: %s", route.target.name, error)
+            return route
+        if isinstance(error, ServerUnreachable) and not self.view.cache.listening:
+            raise error  # the catalog does not answer either
         self.view.forget_fleet()
         tenant = self.view.refresh(route.tenant)
-        news = self.route(tenant, Mode.READ_ONLY, self.view.fleet())
-        if not isinstance(error, TenantMoved) and (news.target, news.key) == (route.target, route.key):
+        other = self.route(tenant, route.mode, self.view.fleet())
+        if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
-        return tenant
+        return other

@@ -13,7 +13,7 @@ import psycopg
 
 from tenantry.catalog.view_async import AsyncCatalogView
 from tenantry.context import tenant_scope
-from tenantry.errors import DirtyBackend, InvalidInput, TenantMoved, TenantryError
+from tenantry.errors import DirtyBackend, InvalidInput, ServerUnreachable, TenantMoved, TenantryError
 from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
 from tenantry.perimeter.connection import AsyncBoundConnection
 from tenantry.resolve import Claim, ClaimKind
@@ -179,6 +179,8 @@ class AsyncRouter(RouterCore):
         if lost or dirty:
             log.warning("a connection to %s is discarded: %s", route.target.name, error)
             return route
+        if isinstance(error, ServerUnreachable) and not self.view.cache.listening:
+            raise error  # the catalog does not answer either
         self.view.forget_fleet()
         tenant = await self.view.refresh(route.tenant)
         other = self.route(tenant, route.mode, await self.view.fleet())

@@ -1,11 +1,13 @@
-"""Waiting for a place in the ledger, for tasks and for threads."""
+"""Waiting for a place in the ledger and for a server, for tasks and for threads."""
 
 from __future__ import annotations
 
 import asyncio
 from threading import Event
+from typing import Any
 
 from tenantry.errors import NoCapacity
+from tenantry.perimeter.connection import AsyncBoundConnection, BoundConnection
 from tenantry.routing.ledger import Drop, Key, Ledger, Place
 
 
@@ -54,6 +56,26 @@ def take(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float) -> Pla
         ledger.leave(waiter)
         raise
     return ledger.collect(waiter) or _refuse(ledger, key, size, seconds)
+
+
+async def connect_async(dsn: str, **options: Any) -> AsyncBoundConnection:
+    """Connect. Who is cancelled meanwhile does not leave half a login behind, for which a server waits a minute."""
+    connecting = asyncio.ensure_future(AsyncBoundConnection.connect(dsn, **options))
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_close)
+        raise
+
+
+def connect(dsn: str, **options: Any) -> BoundConnection:
+    """The same for threads."""
+    return BoundConnection.connect(dsn, **options)
+
+
+def _close(connecting: asyncio.Future[AsyncBoundConnection]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().pgconn.finish()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

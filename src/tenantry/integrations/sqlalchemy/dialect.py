@@ -15,12 +15,13 @@ from sqlalchemy.dialects.postgresql.psycopg import (
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import ResourceClosedError
 
-from tenantry.errors import InvalidInput
+from tenantry.errors import InvalidInput, TenantryError
 from tenantry.integrations.sqlalchemy.pool import Record, destination
-from tenantry.perimeter.connection import AsyncBoundConnection, BoundConnection
 from tenantry.routing.core import unreachable
+from tenantry.routing.waiting import connect, connect_async
 
 DRIVER = "tenantry"
+_REFUSED = "tenantry_refused"
 
 
 class TenantExecutionContext(PGExecutionContext_psycopg):
@@ -34,9 +35,12 @@ class TenantExecutionContext(PGExecutionContext_psycopg):
         fairy: Any = self._dbapi_connection
         record = fairy._connection_record
         if isinstance(record, Record) and self.root_connection.get_transaction() is None:
-            record.begin_early(fairy)
-            if record.refused is not None:
-                return None  # SQLAlchemy begins next, and that raises the error
+            try:
+                record.begin(fairy)
+            except (TenantryError, psycopg.Error) as error:
+                # Raised here, it would be taken for an error of the statement. SQLAlchemy begins next: see do_begin().
+                fairy.__dict__[_REFUSED] = error
+                return None
         return super().create_cursor()
 
 
@@ -64,7 +68,10 @@ class TenantDialect(PGDialect_psycopg):
             raise unreachable(destination(), error) from error
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        """Begin and bind."""
+        """Begin and bind, if that has not been done already."""
+        refused = dbapi_connection.__dict__.pop(_REFUSED, None)
+        if refused is not None:
+            raise refused
         record = dbapi_connection._connection_record
         if isinstance(record, Record):
             record.begin(dbapi_connection)
@@ -90,7 +97,7 @@ class TenantDialect(PGDialect_psycopg):
         super().set_engine_execution_options(engine, opts)
 
     def _open(self, dsn: str, options: dict[str, Any]) -> Any:
-        conn = BoundConnection.connect(dsn, **options)
+        conn = connect(dsn, **options)
         conn.prepare_bind = not self.pooler
         return conn
 
@@ -101,7 +108,7 @@ class AsyncTenantDialect(TenantDialect, PGDialectAsync_psycopg):
     supports_statement_cache = True
 
     def _open(self, dsn: str, options: dict[str, Any]) -> Any:
-        conn = self.loaded_dbapi.connect(dsn, async_creator_fn=AsyncBoundConnection.connect, **options)
+        conn = self.loaded_dbapi.connect(dsn, async_creator_fn=connect_async, **options)
         conn.driver_connection.prepare_bind = not self.pooler
         return conn
 

@@ -28,7 +28,6 @@ from tenantry.routing.waiting import take, take_async
 if TYPE_CHECKING:
     from sqlalchemy.pool import _ConnectionFairy
 
-_CARRIED = ("isolation_level", "read_only", "deferrable")
 
 _going: ContextVar[Route | None] = ContextVar("tenantry_going", default=None)
 
@@ -48,21 +47,20 @@ class Record(_ConnectionRecord):
         self.pool = pool
         self.place: Place | None = place
         self.route: Route | None = None
-        self.refused: Exception | None = None
 
     def begin(self, fairy: _ConnectionFairy) -> None:
         """Begin and bind; see :meth:`RoutedPool.begin`."""
-        if self.refused is not None:
-            error, self.refused = self.refused, None
-            raise error
         self.pool.begin(fairy, self)
 
-    def begin_early(self, fairy: _ConnectionFairy) -> None:
-        """The same, where an error would be taken for one of the statement's: it is kept for :meth:`begin`."""
-        try:
-            self.begin(fairy)
-        except (TenantryError, psycopg.Error) as error:
-            self.refused = error
+
+class _Options:
+    """What has been set on a connection for its current user, and what SQLAlchemy calls to undo it."""
+
+    def __init__(self, record: Record) -> None:
+        driver: Any = record.driver_connection
+        values = {name: getattr(driver, name) for name in ("isolation_level", "read_only", "deferrable")}
+        self.driver = {name: value for name, value in values.items() if value is not None}
+        self.callbacks = list(record.finalize_callback)
 
 
 class RoutedPool(Pool):
@@ -127,14 +125,21 @@ class RoutedPool(Pool):
         if route is None:  # SQLAlchemy finds out about a new connection, before it is anybody's
             return
         attempts = Attempts(route.target.size)
-        while True:
-            driver: Any = record.driver_connection
-            try:
-                self._begin(driver)
-                return
-            except (TenantryError, psycopg.Error) as error:
-                route = self._recover(error, route, attempts, lost=driver.closed)
-            self._replace(fairy, record, route)
+        options: _Options | None = None
+        try:
+            while True:
+                try:
+                    if options is not None:
+                        self._replace(fairy, record, route, options)
+                    self._begin(record.driver_connection)
+                    return
+                except (TenantryError, psycopg.Error) as error:
+                    route = self._recover(error, route, attempts, lost=_is_lost(record))
+                    options = options or _Options(record)
+        except BaseException as error:
+            if record.driver_connection is None or _is_lost(record):
+                fairy.invalidate(error)
+            raise
 
     def recreate(self) -> Self:
         """A new pool with the same options; what comes back to this one is closed."""
@@ -172,7 +177,7 @@ class RoutedPool(Pool):
         place, driver = record.place, cast(Any, record.driver_connection)
         if driver is not None:
             driver.unbind()
-        record.route = record.refused = None
+        record.route = None
         if place is not None:
             keep = driver is not None and not self._retired and _is_clean(driver)
             self.router.pools.ledger.give(place, keep=keep)
@@ -199,36 +204,29 @@ class RoutedPool(Pool):
             raise
         cast(Record, fairy._connection_record).route = route
 
-    def _replace(self, fairy: _ConnectionFairy, record: Record, route: Route) -> None:
-        """Give a record another connection, with the options that were set on the one before."""
-        before: Any = record.driver_connection
-        carried = {name: getattr(before, name) for name in _CARRIED if getattr(before, name) is not None}
-        callbacks = list(record.finalize_callback)
+    def _replace(self, fairy: _ConnectionFairy, record: Record, route: Route, options: _Options) -> None:
+        """Give a record another connection, with the options that were set on the first one."""
         record.invalidate()
         going = _going.set(route)
         try:
-            assert record.place is not None
-            if record.place.key.target != route.target:
+            if record.place is None or record.place.key.target != route.target:
                 self._move(record, route.target)
             fairy.dbapi_connection = record.get_connection()
-            driver: Any = record.driver_connection
-            for name, value in carried.items():
-                self._set(driver, name, value)
-            driver.bind_to(route.mint, route.guard)
-        except BaseException as error:
-            fairy.invalidate(error)
-            raise
         finally:
             _going.reset(going)
-        record.finalize_callback.extend(callbacks)
+        driver: Any = record.driver_connection
+        for name, value in options.driver.items():
+            self._set(driver, name, value)
+        driver.bind_to(route.mint, route.guard)
+        record.finalize_callback.extend(options.callbacks)
         record.route = route
 
     def _move(self, record: Record, target: Target) -> None:
         """A record's place at another database. The old one goes first: two would be more than the budget may have."""
         place, record.place = record.place, None
-        assert place is not None
-        place.item = None
-        self.router.pools.ledger.give(place, keep=False)
+        if place is not None:
+            place.item = None
+            self.router.pools.ledger.give(place, keep=False)
         place = self._take(target)
         if place.item is not None:
             self._drop(place.item)
@@ -292,6 +290,11 @@ class AsyncRoutedPool(RoutedPool):
 async def _begin_async(driver: Any) -> None:
     async with driver.lock:
         await driver.wait(driver._start_query())
+
+
+def _is_lost(record: Record) -> bool:
+    driver: Any = record.driver_connection
+    return driver is not None and bool(driver.closed)
 
 
 def _is_clean(driver: Any) -> bool:
