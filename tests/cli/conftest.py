@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,18 @@ def settings_of(house: House) -> dict[str, str]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def loggers() -> Iterator[None]:
+    """A command says where its process logs to; the next test's process is this one."""
+    known = [getLogger(name) for name in ("tenantry", "psycopg")]
+    states = [(logger, logger.handlers, logger.propagate, logger.level) for logger in known]
+    yield
+    for logger, handlers, propagate, level in states:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def run(loggers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process, without a terminal."""
 
     def call(*arguments: str, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import uuid
@@ -211,7 +212,7 @@ def test_a_worker_finishes_a_deletion_and_ends_at_sigterm(run: Run, at: House, s
 
 def test_a_worker_outlives_a_catalog_that_is_away_for_a_while(run: Run, at: House, start: Start) -> None:
     """Its connections are ended under it; it says so, and goes on at the next turn."""
-    process = start("worker", "--interval", "0.1")
+    process = start("worker", "--interval", "0.1", env={**os.environ, "TENANTRY_CONNECT_SECONDS": "0.5"})
     assert process.stderr is not None
     process.stderr.readline()
     with psycopg.connect(at.servers[0].dsn(), autocommit=True) as conn:

@@ -7,6 +7,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import typer
 
 from tenantry.cli.output import details, printable, to_json, write
@@ -68,7 +69,7 @@ def explain(error: BaseException) -> Failure:
         return Failure("interrupted", "interrupted", None, hint, INTERRUPTED)
     if isinstance(error, typer.Abort):
         return Failure("aborted", "nothing was done", exit_code=INTERRUPTED)
-    if type(error).__module__.partition(".")[0] == "psycopg":
+    if isinstance(error, psycopg.Error):
         return _database(error)
     if isinstance(error, OSError) and error.filename is not None:
         return Failure("file", f"{error.strerror}".lower(), str(error.filename), "name another file", USAGE)
@@ -82,18 +83,25 @@ def _usage(error: Any) -> Failure:
     return Failure("usage", message, command, f"see '{command} --help'", USAGE)
 
 
-def _database(error: Any) -> Failure:
+def _database(error: psycopg.Error) -> Failure:
     """An error of the server that no layer below has translated."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     message = error.diag.message_primary or lines[-1]
-    lost = is_lost(error.sqlstate)
+    lost = is_lost(error)
     hint = error.diag.message_hint or ("see that the server runs, and run the command again" if lost else None)
-    return Failure(error.sqlstate or "connection", message, error.diag.message_detail, hint, 5 if lost else 1)
+    return Failure(code_of(error), message, error.diag.message_detail, hint, 5 if lost else 1)
 
 
-def is_lost(sqlstate: str | None) -> bool:
+def is_lost(error: psycopg.Error) -> bool:
     """Whether an error means that the connection is gone (PostgreSQL: Error Codes)."""
-    return sqlstate is None or sqlstate.startswith(("08", "57P"))
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate.startswith(("08", "57P"))
+
+
+def code_of(error: psycopg.Error) -> str:
+    """The server's code; where the error is the driver's, a word of ours."""
+    return error.sqlstate or ("connection" if is_lost(error) else "driver")
 
 
 def _internal(error: BaseException) -> Failure:

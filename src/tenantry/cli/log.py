@@ -32,19 +32,18 @@ def _time(record: logging.LogRecord) -> str:
 
 def quiet() -> None:
     """A command says its errors itself; of what is logged only Tenantry's own warnings are shown."""
-    _set(_Lines(with_time=False), logging.WARNING, ("tenantry",))
-    _set(logging.NullHandler(), logging.WARNING, ("psycopg.pool",))
+    _set("tenantry", _Lines(with_time=False), logging.WARNING)
+    _set("psycopg", logging.NullHandler(), logging.WARNING)
 
 
 def journal(*, as_json: bool) -> None:
     """All that is logged, with its time: for a worker."""
     handler = _JsonLines() if as_json else _Lines(with_time=True)
-    _set(handler, logging.INFO, ("tenantry",))
-    _set(handler, logging.ERROR, ("psycopg.pool",))
+    _set("tenantry", handler, logging.INFO)
+    _set("psycopg", handler, logging.ERROR)
 
 
-def _set(handler: logging.Handler, level: int, loggers: tuple[str, ...]) -> None:
-    for name in loggers:
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+def _set(name: str, handler: logging.Handler, level: int) -> None:
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 
 from tenantry.cli import sql_text
-from tenantry.cli.failures import Failed, Failure, is_lost
+from tenantry.cli.failures import Failed, Failure, code_of, is_lost
 from tenantry.cli.output import write
 from tenantry.model import Mode, Tenant
 from tenantry.perimeter.connection import translate
@@ -238,4 +238,4 @@ def explained(error: psycopg.Error, text: str) -> Failure:
     lines = [error.diag.message_primary or str(error).strip().splitlines()[0], error.diag.message_detail]
     hint = error.diag.message_hint or getattr(meaning, "hint", None)
     message = "\n".join(line for line in lines if line)
-    return Failure(error.sqlstate or "connection", message, where, hint, 5 if is_lost(error.sqlstate) else 1)
+    return Failure(code_of(error), message, where, hint, 5 if is_lost(error) else 1)
