@@ -37,7 +37,7 @@ def _types() -> list[str]:
 class Wishes:
     """What the options say; what is not given is left as it stands."""
 
-    local: Path | None
+    local: str | None
     catalog: str | None
     house: Mapping[str, str]
     settings: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Done:
 )
 def init(
     local_: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--local", metavar="DIR", help="Start a PostgreSQL server, keep its data in DIR, and use it."),
     ] = None,
     catalog: Annotated[
@@ -124,7 +124,7 @@ async def _init(wishes: Wishes, steps: Steps) -> Done:
     standing = config_file.read(file)
     wanted = {**(standing or {}), **wishes.settings}
     parse_template(wanted.get("template"))
-    dsn = wishes.catalog or (await asyncio.to_thread(local.start, wishes.local or Path())).dsn
+    dsn = wishes.catalog if wishes.local is None else (await asyncio.to_thread(local.start, wishes.local)).dsn
     assert dsn is not None
     if standing is not None:
         _refuse_other(file, standing, dsn, wishes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,8 +14,8 @@ from tenantry.service.local import Local
 
 app = noun()
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where its data is kept.")]
-DIRECTORY = Path(".tenantry")
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="Where its data is kept.")]
+DIRECTORY = ".tenantry"
 
 
 @app.command(epilog=example("tenantry local start", "tenantry local start /srv/tenantry"))

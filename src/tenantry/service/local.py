@@ -56,7 +56,7 @@ def status(directory: str | os.PathLike[str]) -> Local:
         NotFound: no server was ever started there.
     """
     home = Path(directory).expanduser().absolute()
-    if not os.path.lexists(home / "server"):
+    if not os.fspath(directory) or not os.path.lexists(home / "server"):
         hint = "name the directory that 'tenantry init --local' was given, or 'tenantry local start' a new one"
         raise NotFound("there is no local server", where=str(home), hint=hint)
     cluster = Cluster(home, Account.choose())
