@@ -78,7 +78,7 @@ def read_data(choice: str | None) -> data.Dataset:
     Raises:
         InvalidInput: the folder does not hold such data.
     """
-    named = choice or os.environ.get("TENANTRY_DEMO_DATA")
+    named = choice or os.environ.get("TENANTRY_DEMO_DATA") or None
     if named is None and (FULL_DATA / "companies.csv").is_file():
         named = str(FULL_DATA)
     if named is not None and named != SAMPLE:

@@ -18,6 +18,7 @@ from demo import data
 from demo.show import FULL_DATA
 
 ROOT = Path(__file__).resolve().parents[2]
+FULL = Path(os.environ.get("TENANTRY_DEMO_DATA") or FULL_DATA)
 STEPS = "data address servers catalog shards warm onboard load perimeter serve attack visit change clear".split()
 
 
@@ -55,7 +56,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     Settings of another house in the environment and in the working directory must not matter.
     """
     folder = tmp_path_factory.mktemp("two")
-    full = str(FULL_DATA) if FULL_DATA.is_dir() else "sample"
+    full = str(FULL) if FULL.is_dir() else "sample"
     other = {"TENANTRY_CATALOG": "host=nowhere.invalid", "tenantry_pooler": "true", "TENANTRY_POOL_SIZE": "1"}
     started = [
         start(folder / "with space", "--check", "--data", "sample", **other),
@@ -88,9 +89,9 @@ def test_companies_live_at_all_levels_on_two_servers(two: list[Run]) -> None:
 def test_all_rows_of_the_data_have_arrived(two: list[Run]) -> None:
     for _, document, _, _ in two:
         assert facts(document, "load")["rows"] == facts(document, "data")["rows"]
-    if FULL_DATA.is_dir():
+    if FULL.is_dir():
         found = {each["slug"]: each["rows"] for each in facts(two[1][1], "load")["tenants"]}
-        assert found == {company.slug: company.counts for company in data.read(FULL_DATA, "full").companies}
+        assert found == {company.slug: company.counts for company in data.read(FULL, "full").companies}
 
 
 def test_attacks_were_tried_from_every_level_and_saw_nothing(two: list[Run]) -> None:
