@@ -204,3 +204,18 @@ def test_a_file_that_is_there_is_not_written_over(own_folder: Path) -> None:
     with pytest.raises(Conflict):
         config_file.write(file, {"catalog": "x"})
     assert [each.read_text() for each in own_folder.iterdir()] == ["mine = 1"]
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_has_left_is_finished_by_the_next(
+    run: Run, start: Start, own_folder: Path, place: str
+) -> None:
+    """It is killed while it makes the first shard; the next one waits until nobody can be at work on that any more."""
+    process = start("init", "--local", place, *OPTIONS)
+    while not (own_folder / "tenantry.toml").exists():
+        assert process.poll() is None
+    process.kill()
+    assert process.wait() != 0
+    again = run("init", "--local", place, *OPTIONS)
+    assert (again.code, "  shards    main (sealed, open)\n" in again.out) == (0, True), again.err
+    assert run("tenant", "create", "acme").code == 0

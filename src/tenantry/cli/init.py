@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tenantry.cli.command import Json, Steps, example, noun, read_secret, tell
 from tenantry.cli.output import Output, busy, record
 from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.model import KeyType, Shard
+from tenantry.operations.engine import LEASE_SECONDS
 from tenantry.placements.template import parse_template
 from tenantry.postgres.connect import parse_dsn, shown_dsn
 from tenantry.service import doctor, local
@@ -27,6 +29,8 @@ from tenantry.settings import load
 app = noun()
 
 FIRST_SHARD = "main"
+_PATIENCE = 15.0
+_LOOK_SECONDS = 0.5
 
 
 def _types() -> list[str]:
@@ -184,11 +188,13 @@ async def _library_dsn(control: Control, wishes: Wishes) -> str:
 
 
 async def _first_shard(control: Control, dsn: str) -> None:
-    known = {shard.name for shard, _, _ in await shards.listing(control)}
-    if FIRST_SHARD not in known:
-        await shards.add(control, FIRST_SHARD, dsn)
-    elif await control.engine.unfinished():
+    """Add the shard, or wait until what an interrupted run has begun is free to be taken over, and finish that."""
+    until = time.monotonic() + LEASE_SECONDS + _PATIENCE
+    while time.monotonic() < until and any(row["kind"] == "equip" for row in await control.engine.unfinished()):
         await houses.work(control)
+        await asyncio.sleep(_LOOK_SECONDS)
+    if FIRST_SHARD not in {shard.name for shard, _, _ in await shards.listing(control)}:
+        await shards.add(control, FIRST_SHARD, dsn)
 
 
 def _form(done: Done, warnings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

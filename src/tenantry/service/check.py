@@ -57,6 +57,11 @@ def failure(name: str, error: Exception) -> Check:
     return failed(name, lines[0], "mend that, and run the doctor again")
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 schema``, ``2 schemas``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 async def attempt(name: str, look: Awaitable[Iterable[Check]]) -> list[Check]:
     """The checks that a look yields; one that failed if it could not be done."""
     try:

@@ -14,7 +14,7 @@ from tenantry.perimeter.binder import APP
 from tenantry.postgres import sqlfile
 from tenantry.postgres.connect import connect, shown_dsn
 from tenantry.postgres.versions import minor_warning, shown_version
-from tenantry.service.check import Check, attempt, failed, failure, ok, skipped, warning
+from tenantry.service.check import Check, attempt, counted, failed, failure, ok, skipped, warning
 from tenantry.service.control import Control
 from tenantry.service.shard import can_seal
 from tenantry.settings import Settings
@@ -137,7 +137,12 @@ async def _perimeters(control: Control, shard: Shard) -> list[Check]:
         found += await attempt(name, _database(control, shard, database, schemas, name))
     if not found:
         total = sum(map(len, databases.values()))
-        return [ok(f"shard {shard.name} perimeter", f"closed: {len(databases):,} databases, {total:,} schemas")]
+        return [
+            ok(
+                f"shard {shard.name} perimeter",
+                f"closed: {counted(len(databases), 'database')}, {counted(total, 'schema')}",
+            )
+        ]
     return found
 
 
@@ -168,6 +173,6 @@ def _open(name: str, shard: str, plan: PerimeterPlan) -> Check:
     where = "\n".join(lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []))
     options = f"--shard {shard} --database {plan.database}"
     if not plan.changes and all(finding.severity != "high" for finding in plan.findings):
-        return warning(name, f"{len(lines)} findings", f"see 'tenantry perimeter check {options}'", where)
+        return warning(name, counted(len(lines), "finding"), f"see 'tenantry perimeter check {options}'", where)
     step = f"'tenantry perimeter apply {options}'" if plan.changes else f"'tenantry perimeter check {options}' says how"
-    return failed(name, f"the wall is open in {len(lines)} places", f"close it: {step}", where)
+    return failed(name, f"the wall is open in {counted(len(lines), 'place')}", f"close it: {step}", where)
