@@ -23,7 +23,7 @@ class Campaign(Base):
 
 
 def test_the_code_of_the_readme_has_the_types_that_it_needs(tmp_path: Path) -> None:
-    if not (ROOT / "src/tenantry/integrations/sqlalchemy.py").exists():
+    if not (ROOT / "src/tenantry/integrations/sqlalchemy").exists():
         pytest.skip("the integrations are not built yet")
     program = tmp_path / "readme_application.py"
     program.write_text("\n".join([BLOCKS[0], MODELS, *BLOCKS[1:]]))

@@ -337,6 +337,16 @@ def test_a_dirty_backend_is_discarded(wall: Wall, pipeline: bool) -> None:
     assert is_fatal(caught.value)
 
 
+def test_a_role_that_sql_has_left_behind_is_dirt(wall: Wall) -> None:
+    """RESET ALL leaves the role as it is. To become itself is what a role may do without any membership."""
+    conn = wall.bound()
+    conn.execute("SET ROLE tenantry_app")
+    conn.commit()
+    wall.rebind(conn, wall.b)
+    with pytest.raises(DirtyBackend):
+        conn.execute("SELECT 1")
+
+
 def test_a_second_tenant_in_one_transaction_is_refused_by_the_database(wall: Wall) -> None:
     conn = wall.bound()
     conn.execute("SELECT 1")

@@ -125,6 +125,7 @@ BEGIN
          EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() s WHERE s.from_sql)
          OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable)
          OR pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+         OR pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
     INTO ok, resident_epoch, resident_state, resident_schema, limits, dirty
     FROM tenantry_priv.signing_keys k
     LEFT JOIN tenantry.residents r ON r.code OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 3)
@@ -161,7 +162,7 @@ BEGIN
   RESET ALL;
   IF dirty OR setting OPERATOR(pg_catalog.<>) pg_catalog.current_setting('default_transaction_isolation') THEN
     RAISE EXCEPTION USING ERRCODE = 'TN003',
-      MESSAGE = 'tenantry: the backend carries prepared statements, holdable cursors, temporary objects or a transaction'
+      MESSAGE = 'tenantry: the backend carries prepared statements, cursors, temporary objects, a role or a transaction'
                 ' isolation that SQL has left behind',
       HINT = 'Discard this connection.';
   END IF;
