@@ -73,7 +73,7 @@ def create_async_engine(router: AsyncRouter, *, predicate: bool = True, **option
 def _check(router: object, kind: type, options: dict[str, Any]) -> None:
     if not isinstance(router, kind):
         raise InvalidInput(
-            f"{shown(router)} is not a {kind.__name__}",
+            f"{shown(router)} is no {kind.__name__}",
             hint="create_engine() takes a Router, create_async_engine() an AsyncRouter",
         )
     for name in options:

@@ -1,0 +1,98 @@
+"""The how-to pages about integrations: their code runs, against a house with the tenants that they speak of."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tenantry.errors import TenantryError
+from tenantry.integrations.asgi import as_problem
+from tests.fixtures.house import House, MakeHouse
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "howto"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def furnished(make_house: MakeHouse) -> House:
+    house = make_house()
+    for slug in ("acme", "globex"):
+        house.tenants[slug] = house.create(slug)
+    return house
+
+
+@pytest.fixture
+def settings(furnished: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> House:
+    """As on a developer's machine: the catalog is in the environment, and the tables are empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TENANTRY_CATALOG", furnished.settings.catalog_dsn)
+    return furnished
+
+
+async def run(page: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "page"}
+    blocks = BLOCK.findall((DOCS / page).read_text("utf-8"))
+    assert blocks
+    for number, block in enumerate(blocks, 1):
+        where = f"{page}, block {number}"
+        code = compile(block, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        running = eval(code, names)
+        if inspect.iscoroutine(running):
+            await running
+    return names
+
+
+async def emptied(names: dict[str, Any]) -> None:
+    """What a page has written, the next one does not expect."""
+    for slug in ("acme", "globex"):
+        with names["router"].tenant_scope(slug), names["router"].transaction() as conn:
+            conn.execute("DELETE FROM orders")
+    names["router"].close()
+
+
+@pytest.mark.parametrize("page", ["sqlalchemy.md", "psycopg.md", "scripts-and-jobs.md"])
+async def test_the_code_of_a_page_runs_from_top_to_bottom(settings: House, page: str) -> None:
+    names = await run(page)
+    if "engine" in names:
+        names["engine"].dispose()
+    await emptied(names)
+
+
+@pytest.mark.parametrize("which", ["app", "wrapped"])
+async def test_the_application_on_the_page_about_fastapi_serves_its_tenants(settings: House, which: str) -> None:
+    names = await run("fastapi.md")
+    app = names["app"]
+    transport = httpx2.ASGITransport(app=names[which])
+    async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport) as client:
+        assert (await client.post("http://acme.example.com/orders/chairs")).status_code == 200
+        assert (await client.get("http://acme.example.com/orders")).json() == ["chairs"]
+        assert (await client.get("http://globex.example.com/orders")).json() == []
+        assert (await client.get("http://acme.example.com/")).json() == "acme is on the plan free"
+        assert (await client.get("http://nobody.example.com/")).status_code == 404
+        async with names["router"].tenant_scope("acme"), names["router"].transaction() as conn:
+            await conn.execute("DELETE FROM orders")
+        await names["Session"].kw["bind"].dispose()
+
+
+async def test_the_table_of_answers_is_true() -> None:
+    """Each code that is named is answered with the status beside it."""
+    rows = re.findall(r"^\| .* \| (\d+)[^|]* \| (`.*`) \|$", (DOCS / "fastapi.md").read_text("utf-8"), re.MULTILINE)
+    told = {code: int(status) for status, codes in rows for code in re.findall(r"`([\w-]+)`", codes)}
+    assert len(told) == 10
+    for error in _all(TenantryError):
+        if error.code in told and error.__name__ not in ("MissingDependency",):
+            problem = as_problem(error("x"))
+            assert problem
+            assert (problem.status, problem.retry_after is not None) == (told[error.code], told[error.code] == 503)
+
+
+def _all(kind: type[TenantryError]) -> list[type[TenantryError]]:
+    return [kind, *(each for below in kind.__subclasses__() for each in _all(below))]
