@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import re
 
-_SPECIAL = re.compile(r"--|/\*|[eE]?'|\"|\$(?:[^\W\d]\w*)?\$|;|\S")
-_COMMENT = re.compile(r"/\*|\*/")
-_CLOSING = {
-    "'": re.compile(r"(?:[^']|'')*'"),
-    "e'": re.compile(r"(?:[^'\\]|''|\\.)*'", re.DOTALL),
-    '"': re.compile(r'(?:[^"]|"")*"'),
-    "--": re.compile(r"[^\n]*"),
-}
-_NOTHING = re.compile("")
+from tenantry.postgres.statements import marks
+
 _BEGIN = re.compile(r"\s*(?:begin(?:\s+(?:work|transaction))?|start\s+transaction)\s*;?\s*", re.IGNORECASE)
 _END = re.compile(r"\s*(?:commit|end|rollback|abort)(?:\s+(?:work|transaction))?\s*;?\s*", re.IGNORECASE)
 
@@ -24,40 +17,13 @@ def is_complete(text: str) -> bool:
 
     Nothing but white space and comments is not complete.
     """
-    position, ended = 0, False
-    while match := _SPECIAL.search(text, position):
-        mark = match[0]
-        end = _after_comment(text, match.end()) if mark == "/*" else _after(_closing(mark), text, match.end())
-        if end is None:
+    ended = False
+    for mark in marks(text):
+        if mark.end is None:
             return False
-        position = end
-        if mark not in ("--", "/*"):
-            ended = mark == ";"
+        if not mark.is_comment:
+            ended = mark.text == ";"
     return ended
-
-
-def _closing(mark: str) -> re.Pattern[str]:
-    """What stands between an opening mark and the end of what it opens."""
-    if mark.startswith("$"):
-        return re.compile(rf".*?{re.escape(mark)}", re.DOTALL)
-    return _CLOSING.get(mark.lower(), _NOTHING)
-
-
-def _after(pattern: re.Pattern[str], text: str, position: int) -> int | None:
-    match = pattern.match(text, position)
-    return match.end() if match else None
-
-
-def _after_comment(text: str, position: int) -> int | None:
-    """Behind the comment, which may hold others."""
-    depth = 1
-    while depth:
-        match = _COMMENT.search(text, position)
-        if match is None:
-            return None
-        depth += 1 if match[0] == "/*" else -1
-        position = match.end()
-    return position
 
 
 def begins(text: str) -> bool:

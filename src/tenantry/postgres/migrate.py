@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources.abc import Traversable
 
-from psycopg import AsyncConnection, errors, sql
+from psycopg import AsyncConnection, errors, generators, pq, sql
+from psycopg.abc import PQGen
 
-from tenantry.errors import InvalidSettings, ServerUnsuitable
+from tenantry.errors import InvalidSettings, OperationFailed, ServerUnsuitable
+from tenantry.postgres.statements import Statement, split
 
 TABLE = "tenantry_migrations"
 
+_SHOWN = 200
+_ENDS = re.compile(
+    r"(begin|start\s+transaction|commit|end|rollback(?!\s+to\b)|abort|prepare\s+transaction)\b", re.IGNORECASE
+)
 _FILE = re.compile(r"([0-9]{4})_([a-z0-9_]+)\.sql", re.ASCII)
 
 
@@ -51,7 +57,7 @@ def read(folder: Traversable) -> list[Migration]:
             raise InvalidSettings(
                 f"migration {entry.name!r} has no number", where=str(folder), hint="name it like 0001_what_it_does.sql"
             )
-        found.append(Migration(int(match[1]), match[2], entry.read_text("utf-8")))
+        found.append(Migration(int(match[1]), match[2], _text(entry)))
     found.sort(key=lambda migration: migration.number)
     if [migration.number for migration in found] != list(range(1, len(found) + 1)):
         raise InvalidSettings(
@@ -62,22 +68,36 @@ def read(folder: Traversable) -> list[Migration]:
     return found
 
 
+def _text(entry: Traversable) -> str:
+    try:
+        text = entry.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"migration {entry.name!r} is not UTF-8: {error.reason} at byte {error.start}") from None
+    if "\0" in text:  # the server's protocol would end the text there
+        raise InvalidSettings(f"migration {entry.name!r} holds a NUL character")
+    return text
+
+
 def version(migrations: Sequence[Migration]) -> str:
     """A text that differs when any migration differs: the last number and a checksum over all."""
     digest = sha256("".join(migration.checksum for migration in migrations).encode()).hexdigest()[:12]
     return f"{len(migrations):04}-{digest}"
 
 
-async def apply(conn: AsyncConnection, schema: str, migrations: Sequence[Migration]) -> list[Migration]:
+async def apply(
+    conn: AsyncConnection, schema: str, migrations: Sequence[Migration], *, finish: sql.SQL | None = None
+) -> list[Migration]:
     """Bring a schema up to date and return what was applied.
 
     Args:
         conn: an autocommit connection whose role may create in the database.
         schema: made if it is not there; first in the search path while a migration runs.
         migrations: all of them, in order.
+        finish: the last statement of each migration's transaction.
 
     Raises:
         ServerUnsuitable: the schema is newer than these migrations, or an applied one has been changed.
+        OperationFailed: a statement failed; those migrations that came before are applied.
     """
     table = sql.Identifier(schema, TABLE)
     await _make_table(conn, schema, table)
@@ -88,6 +108,8 @@ async def apply(conn: AsyncConnection, schema: str, migrations: Sequence[Migrati
             await conn.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table))
             if migration.number not in await _applied(conn, table):
                 await _run(conn, schema, table, migration)
+                if finish is not None:
+                    await conn.execute(finish)
                 done.append(migration)
     return done
 
@@ -130,8 +152,52 @@ def _compare(schema: str, applied: dict[int, str], migrations: Sequence[Migratio
 
 async def _run(conn: AsyncConnection, schema: str, table: sql.Identifier, migration: Migration) -> None:
     await conn.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(sql.Identifier(schema)))
-    await conn.execute(migration.sql)
+    await _run_statements(conn, schema, migration)
     await conn.execute(
         sql.SQL("INSERT INTO {} (number, name, checksum) VALUES (%s, %s, %s)").format(table),
         (migration.number, migration.name, migration.checksum),
+    )
+
+
+async def _run_statements(conn: AsyncConnection, schema: str, migration: Migration) -> None:
+    """All at once, in one round trip; the server answers each statement, so the one that failed is known."""
+    statements = split(migration.sql)
+    for statement in statements:
+        if _ENDS.match(statement.text):
+            what = f"has a transaction of its own: {_shown(statement)}"
+            raise _failed(schema, migration, what, hint="leave it out: each file runs in one transaction")
+    if not statements:
+        return
+    results = await conn.wait(_send(conn.pgconn, migration.sql.encode(conn.info.encoding)))
+    if results[-1].status == pq.ExecStatus.FATAL_ERROR:
+        error = errors.error_from_result(results[-1], encoding=conn.info.encoding)
+        at = _failing(statements, len(results), error.diag.statement_position)
+        what = f"failed: {str(error).strip().partition(chr(10))[0]}: {_shown(at)}"
+        raise _failed(schema, migration, what, hint=error.diag.message_hint) from error
+    if results[-1].status in (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT):
+        await conn.close()
+        raise _failed(schema, migration, "copies from or to a client", hint="use INSERT")
+
+
+def _failing(statements: Sequence[Statement], results: int, position: str | None) -> Statement:
+    """The server reads all of the text before it runs the first statement, so its position counts for more."""
+    if position is not None:
+        return [each for each in statements if each.start < int(position)][-1]
+    return statements[min(results, len(statements)) - 1]
+
+
+def _send(pgconn: pq.abc.PGconn, text: bytes) -> PQGen[list[pq.abc.PGresult]]:
+    pgconn.send_query(text)
+    results: list[pq.abc.PGresult] = yield from generators.execute(pgconn)
+    return results
+
+
+def _shown(statement: Statement) -> str:
+    text = " ".join(statement.text.split())
+    return f"line {statement.line}: {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}"
+
+
+def _failed(schema: str, migration: Migration, what: str, *, hint: str | None) -> OperationFailed:
+    return OperationFailed(
+        f"migration {migration.number:04}_{migration.name} {what}", where=f"schema {schema}", hint=hint
     )
