@@ -9,8 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
@@ -21,16 +19,7 @@ from tenantry.cli import failures
 from tests.cli.conftest import COMMAND, Answer, Run, Start, finish
 from tests.fixtures.house import House
 
-
-def walk() -> Iterator[tuple[str, Any]]:
-    """Every command, with how it is called."""
-    for name in cli.ENTRIES:
-        command = cli.load(name)
-        for below, each in getattr(command, "commands", {"": command}).items():
-            yield f"{name} {below}".strip(), each
-
-
-COMMANDS = dict(walk())
+COMMANDS = dict(cli.commands())
 
 
 def test_the_help_lists_every_command_without_importing_what_they_need() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -81,6 +81,14 @@ def load(name: str) -> Any:
     for each in [command, *getattr(command, "commands", {}).values()]:
         each.help = "\n\n".join(" ".join(part.split()) for part in (each.help or "").split("\n\n"))
     return command
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command, with the words that call it."""
+    for name in ENTRIES:
+        command = load(name)
+        for below, each in getattr(command, "commands", {"": command}).items():
+            yield f"{name} {below}".strip(), each
 
 
 app = typer.Typer(name=PROGRAM, cls=Root, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -12,13 +12,14 @@ from typing import Any
 from tenantry.catalog import rows
 from tenantry.errors import TenantryError
 from tenantry.model import Shard
+from tenantry.placements.space import Space
 from tenantry.postgres import migrate, sqlfile
 from tenantry.postgres.connect import connect, shown_dsn
 from tenantry.postgres.versions import shown_version
 from tenantry.service.check import Check, Status, attempt, failed, failure, ok, skipped, warning
 from tenantry.service.control import Control
 from tenantry.service.doctor_shards import check_shard, check_version
-from tenantry.service.house import missing_homes
+from tenantry.service.house import behind, missing_homes
 from tenantry.settings import Settings, load
 
 __all__ = ["Check", "Status", "examine", "examine_shard"]
@@ -187,17 +188,16 @@ async def _warm_pools(control: Control, name: str) -> Iterable[Check]:
 async def _template(control: Control, name: str) -> Iterable[Check]:
     if control.settings.template is None:
         return skipped("this process has no setting 'template'", name)
-    version = await asyncio.to_thread(control.estate.template.version)
-    spaces = await control.store.fetch("spaces")
-    behind = [row for row in spaces if row["template"] != version]
-    if behind:
-        what = f"{len(behind):,} of {len(spaces):,} spaces are not at version {version}"
-        return [warning(name, what, "run 'tenantry migrate'", _places(behind))]
-    return [ok(name, f"all {len(spaces):,} spaces are at version {version}")]
+    spaces = await behind(control)
+    version, total = control.estate.template.version(), len(await control.store.fetch("spaces"))
+    if spaces:
+        what = f"{len(spaces):,} of {total:,} spaces are not at version {version}"
+        return [warning(name, what, "run 'tenantry migrate'", _places(spaces))]
+    return [ok(name, f"all {total:,} spaces are at version {version}")]
 
 
-def _places(spaces: Sequence[Mapping[str, Any]]) -> str:
-    lines = [f"{row['shard']}/{row['database']}/{row['schema']}: {row['template']}" for row in spaces[:_SHOWN]]
+def _places(spaces: Sequence[Space]) -> str:
+    lines = [f"{space.shard}/{space.database}/{space.schema}: {space.template}" for space in spaces[:_SHOWN]]
     return "\n".join(lines + ([f"and {len(spaces) - _SHOWN:,} more"] if len(spaces) > _SHOWN else []))
 
 
