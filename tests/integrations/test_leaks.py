@@ -97,6 +97,7 @@ def test_a_session_without_a_scope_does_not_run_as_the_tenant_that_was_there_las
         "SELECT set_config('tenantry.seal', '{other}', false)",
         "SELECT set_config('app.tenant_id', '{other}', false)",
         "SET row_security = off",
+        "CREATE TEMP TABLE orders AS SELECT 1 AS tenant_id",
         "SELECT tenantry.bind_v1('1.k.{other}.9999999999.0.rw.0.00')",
     ],
 )
@@ -114,6 +115,20 @@ def test_injected_sql_does_not_become_another_tenant_in_this_transaction_or_the_
                     assert rows == [(tenant.key,)]
                 session.commit() if session.is_active else session.rollback()
             assert session.execute(KEYS).all() == [(tenant.key,)]
+
+
+def test_a_raw_connection_in_autocommit_mode_belongs_to_nobody_and_is_not_used_again(narrow: Narrow) -> None:
+    router, engine = narrow
+    with router.tenant_scope("pooled-a") as tenant:
+        proxied = engine.raw_connection()
+        driver: Any = proxied.driver_connection
+        driver.autocommit = True
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no tenant is bound"):
+            driver.execute("SELECT * FROM orders")
+        proxied.close()
+        assert driver.closed
+        with engine.connect() as conn:
+            assert conn.scalar(BOUND) == tenant.key
 
 
 @pytest.mark.anyio

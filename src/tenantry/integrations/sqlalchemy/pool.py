@@ -102,12 +102,13 @@ class RoutedPool(Pool):
         scope = self.router.scope(None, None)
         tenant = self.router.view.peek(scope.tenant.id) or scope.tenant
         route: Route = self.router.route(tenant, scope.mode, self._fleet())
-        attempts = Attempts(route.target.size)
+        attempts: Attempts | None = None
         while True:
             going = _going.set(route)
             try:
                 proxied = super().connect()
             except ServerUnreachable as error:
+                attempts = attempts or Attempts(route.target.size)
                 route = self._recover(error, route, attempts, lost=False)
             else:
                 self._bind(proxied, route)
@@ -124,7 +125,7 @@ class RoutedPool(Pool):
         route = record.route
         if route is None:  # SQLAlchemy finds out about a new connection, before it is anybody's
             return
-        attempts = Attempts(route.target.size)
+        attempts: Attempts | None = None
         options: _Options | None = None
         try:
             while True:
@@ -134,6 +135,7 @@ class RoutedPool(Pool):
                     self._begin(record.driver_connection)
                     return
                 except (TenantryError, psycopg.Error) as error:
+                    attempts = attempts or Attempts(route.target.size)
                     route = self._recover(error, route, attempts, lost=_is_lost(record))
                     options = options or _Options(record)
         except BaseException as error:
@@ -196,7 +198,7 @@ class RoutedPool(Pool):
         fairy = cast("_ConnectionFairy", proxied)
         try:
             driver: Any = fairy.driver_connection
-            if driver.info.transaction_status != TransactionStatus.IDLE:  # a listener to "checkout" ran a statement
+            if driver.pgconn.transaction_status != TransactionStatus.IDLE:  # a listener to "checkout" ran a statement
                 self._dialect.do_rollback(fairy)
             driver.bind_to(route.mint, route.guard)
         except BaseException:
@@ -298,4 +300,4 @@ def _is_lost(record: Record) -> bool:
 
 
 def _is_clean(driver: Any) -> bool:
-    return not driver.closed and driver.info.transaction_status == TransactionStatus.IDLE and not driver.autocommit
+    return driver.pgconn.transaction_status == TransactionStatus.IDLE and not driver.autocommit
