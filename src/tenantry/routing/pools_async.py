@@ -10,7 +10,7 @@ from psycopg.rows import tuple_row
 
 from tenantry.perimeter.connection import AsyncBoundConnection, is_fatal
 from tenantry.routing.core import Target, is_reusable, unreachable
-from tenantry.routing.ledger import Key, Ledger
+from tenantry.routing.ledger import Key, Ledger, Place
 from tenantry.routing.waiting import connect_async, take_async
 
 
@@ -39,24 +39,40 @@ class AsyncPools:
             NoCapacity: none became free in time.
             ServerUnreachable: the server does not answer.
         """
-        place = await take_async(self.ledger, Key(target), target.size, _drop, self.seconds)
-        fit = False
+        place = await self.take(target)
         try:
-            if place.item is None:
-                place.item = await self._connect(target)
-            conn: AsyncBoundConnection = place.item
+            yield place.item
+        except BaseException as error:
+            self.give(place, error)
+            raise
+        self.give(place)
+
+    async def take(self, target: Target) -> Place:
+        """A place with a connection in it. Who takes one gives it back, whatever happens.
+
+        Raises:
+            NoCapacity: none became free in time.
+            ServerUnreachable: the server does not answer.
+        """
+        place = await take_async(self.ledger, Key(target), target.size, _drop, self.seconds)
+        if place.item is None:
             try:
-                yield conn
-                fit = True
-            except BaseException as error:
-                fit = not is_fatal(error)
+                place.item = await self._connect(target)
+            except BaseException:
+                self.ledger.give(place, keep=False)
                 raise
-            finally:
-                conn.unbind()
-                conn.row_factory = tuple_row
-                fit = fit and is_reusable(conn)
-        finally:
-            self.ledger.give(place, keep=fit)
+        return place
+
+    def give(self, place: Place, error: BaseException | None = None) -> None:
+        """Give a place back.
+
+        Args:
+            error: what came out of the work with the connection.
+        """
+        conn: AsyncBoundConnection = place.item
+        conn.unbind()
+        conn.row_factory = tuple_row
+        self.ledger.give(place, keep=(error is None or not is_fatal(error)) and is_reusable(conn))
 
     def forget(self, target: Target) -> None:
         """Close what nobody uses of a database: the server has ended one connection, and maybe all."""

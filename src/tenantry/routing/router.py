@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
 import psycopg
+from psycopg import Transaction
 
 from tenantry.catalog.view import CatalogView
 from tenantry.context import tenant_scope
@@ -19,6 +20,7 @@ from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
 from tenantry.perimeter.connection import BoundConnection
 from tenantry.resolve import Claim, ClaimKind
 from tenantry.routing.core import Attempts, Route, RouterCore, admitted
+from tenantry.routing.ledger import Place
 from tenantry.routing.pools import Pools
 from tenantry.settings import Settings
 
@@ -143,25 +145,40 @@ class Router(RouterCore):
             NoCapacity, ServerUnreachable: no connection could be had.
         """
         scope = self.scope(tenant, Mode(mode) if mode is not None else None)
-        with ExitStack() as stack:
-            yield self._begin(stack, scope.tenant, scope.mode)
+        place, block = self._begin(scope.tenant, scope.mode)
+        failure: BaseException | None = None
+        try:
+            yield place.item
+        except BaseException as error:
+            failure = error
+            if not block.__exit__(type(error), error, error.__traceback__):
+                raise
+        else:
+            block.__exit__(None, None, None)
+        finally:
+            self.pools.give(place, failure)
 
-    def _begin(self, stack: ExitStack, tenant: Tenant, mode: Mode) -> BoundConnection:
+    def _begin(self, tenant: Tenant, mode: Mode) -> tuple[Place, Transaction]:
         """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
         tenant = self.view.peek(tenant.id) or tenant
         route = self.route(tenant, mode, self.view.fleet())
-        attempts = Attempts(route.target.size)
+        attempts: Attempts | None = None
         while True:
-            conn: BoundConnection | None = None
+            place: Place | None = None
             try:
-                with ExitStack() as trying:
-                    conn = trying.enter_context(self.pools.lease(route.target))
-                    conn.bind_to(route.mint, route.guard)
-                    trying.enter_context(conn.transaction())
-                    stack.enter_context(trying.pop_all())
-                    return conn
-            except (TenantryError, psycopg.OperationalError) as error:
-                route = self.recover(error, route, attempts, lost=conn is not None and conn.closed)
+                place = self.pools.take(route.target)
+                place.item.bind_to(route.mint, route.guard)
+                block = Transaction(place.item)
+                block.__enter__()
+                return place, block
+            except BaseException as error:
+                lost = place is not None and place.item.closed
+                if place is not None:
+                    self.pools.give(place, error)
+                if not isinstance(error, (TenantryError, psycopg.OperationalError)):
+                    raise
+                attempts = attempts or Attempts(route.target.size)
+                route = self.recover(error, route, attempts, lost=lost)
 
     def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
         """The way for another attempt, after a transaction could not begin and nothing of it has run.

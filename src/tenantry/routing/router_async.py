@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
 import psycopg
+from psycopg import AsyncTransaction
 
 from tenantry.catalog.view_async import AsyncCatalogView
 from tenantry.context import tenant_scope
@@ -18,6 +19,7 @@ from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
 from tenantry.perimeter.connection import AsyncBoundConnection
 from tenantry.resolve import Claim, ClaimKind
 from tenantry.routing.core import Attempts, Route, RouterCore, admitted
+from tenantry.routing.ledger import Place
 from tenantry.routing.pools_async import AsyncPools
 from tenantry.settings import Settings
 
@@ -144,25 +146,40 @@ class AsyncRouter(RouterCore):
             NoCapacity, ServerUnreachable: no connection could be had.
         """
         scope = self.scope(tenant, Mode(mode) if mode is not None else None)
-        async with AsyncExitStack() as stack:
-            yield await self._begin(stack, scope.tenant, scope.mode)
+        place, block = await self._begin(scope.tenant, scope.mode)
+        failure: BaseException | None = None
+        try:
+            yield place.item
+        except BaseException as error:
+            failure = error
+            if not await block.__aexit__(type(error), error, error.__traceback__):
+                raise
+        else:
+            await block.__aexit__(None, None, None)
+        finally:
+            self.pools.give(place, failure)
 
-    async def _begin(self, stack: AsyncExitStack, tenant: Tenant, mode: Mode) -> AsyncBoundConnection:
+    async def _begin(self, tenant: Tenant, mode: Mode) -> tuple[Place, AsyncTransaction]:
         """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
         tenant = self.view.peek(tenant.id) or tenant
         route = self.route(tenant, mode, await self.view.fleet())
-        attempts = Attempts(route.target.size)
+        attempts: Attempts | None = None
         while True:
-            conn: AsyncBoundConnection | None = None
+            place: Place | None = None
             try:
-                async with AsyncExitStack() as trying:
-                    conn = await trying.enter_async_context(self.pools.lease(route.target))
-                    conn.bind_to(route.mint, route.guard)
-                    await trying.enter_async_context(conn.transaction())
-                    await stack.enter_async_context(trying.pop_all())
-                    return conn
-            except (TenantryError, psycopg.OperationalError) as error:
-                route = await self.recover(error, route, attempts, lost=conn is not None and conn.closed)
+                place = await self.pools.take(route.target)
+                place.item.bind_to(route.mint, route.guard)
+                block = AsyncTransaction(place.item)
+                await block.__aenter__()
+                return place, block
+            except BaseException as error:
+                lost = place is not None and place.item.closed
+                if place is not None:
+                    self.pools.give(place, error)
+                if not isinstance(error, (TenantryError, psycopg.OperationalError)):
+                    raise
+                attempts = attempts or Attempts(route.target.size)
+                route = await self.recover(error, route, attempts, lost=lost)
 
     async def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
         """The way for another attempt, after a transaction could not begin and nothing of it has run.
