@@ -68,19 +68,20 @@ def do(what: str) -> None:
     os.kill(os.getpid(), _SIGNALS[what])
 
 
-def die_at_statement(number: int) -> None:
-    """Die before the statement of this number is sent to any server."""
-    original = psycopg.AsyncCursor.execute
-    left = number
+class Statements:
+    """Counts the statements that are sent to any server, and does something before one of them."""
 
-    async def execute(self: Any, *arguments: Any, **options: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            do("kill")
-        return await original(self, *arguments, **options)
+    def __init__(self, number: int, what: str) -> None:
+        self.sent = 0
+        original = psycopg.AsyncCursor.execute
 
-    psycopg.AsyncCursor.execute = execute  # type: ignore[method-assign]
+        async def execute(cursor: Any, *arguments: Any, **options: Any) -> Any:
+            self.sent += 1
+            if self.sent == number:
+                do(what)
+            return await original(cursor, *arguments, **options)
+
+        psycopg.AsyncCursor.execute = execute  # type: ignore[assignment,method-assign]
 
 
 async def work(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,13 +90,12 @@ async def work(job: Mapping[str, Any]) -> dict[str, Any]:
     async with Control(settings, actor="driver", lease_seconds=job["lease"]) as control:
         events = Events(job["events"])
         control.engine.hooks.register(events)
-        if job["statement"]:
-            die_at_statement(job["statement"])
+        statements = Statements(*job["statement"])
         try:
-            result = await VERBS[job["verb"]](control, *job["args"], **job["options"])
+            said = {"result": str(await VERBS[job["verb"]](control, *job["args"], **job["options"]))}
         except TenantryError as error:
-            return {"error": type(error).__name__, "message": error.message, "moments": events.seen}
-        return {"result": str(result), "moments": events.seen}
+            said = {"error": type(error).__name__, "message": error.message}
+        return {**said, "moments": events.seen, "statements": statements.sent}
 
 
 def child(job: Mapping[str, Any], out: int) -> None:

@@ -164,7 +164,7 @@ def test_suspending_or_resuming_that_failed_is_undone(
     fleet.create(slug)
     if verb == "resume":
         assert workers.run(fleet, "suspend", slug).result
-    events = [(step, "after", "fail"), (step, moment, "kill")]
+    events = [(step, "acted", "fail"), (step, moment, "kill")]
     assert workers.run(fleet, verb, slug, events=events).killed
     recover(fleet)
     assert is_at_work(application, slug) == (verb == "suspend")

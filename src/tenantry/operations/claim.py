@@ -51,6 +51,8 @@ class Claim:
         self.args: Mapping[str, Any] = row["args"]
         self.attempt: int = row["attempt"]
         self.is_undoing: bool = row["state"] == "undoing"
+        self.is_new: bool = row["fence"] == 1
+        self.is_over = False
         self._fence: int = row["fence"]
         self._predecessors: Sequence[str] = row["predecessors"]
 
@@ -102,15 +104,15 @@ class Claim:
             await self._must(conn, "undo", (Jsonb(note), self.operation, self._fence))
         self.is_undoing = True
 
-    async def finish(self, state: str) -> None:
+    async def finish(self, conn: Conn, state: str) -> None:
         """End the operation: ``done`` or ``undone``. Its tenants are free for others.
 
-        Raises:
-            Fenced: somebody has taken it over.
+        Args:
+            conn: in a transaction of this claim.
         """
-        async with self.transaction() as conn:
-            await conn.execute(SQL["release"], (self.operation,))
-            await conn.execute(SQL["finish"], (state, state, self.operation))
+        await conn.execute(SQL["release"], (self.operation,))
+        await conn.execute(SQL["finish"], (state, state, self.operation))
+        self.is_over = True
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
@@ -119,13 +121,17 @@ class Claim:
         try:
             yield
         except asyncio.CancelledError:
-            # Best effort: if it fails, the lease runs out.
-            with suppress(TenantryError, psycopg.Error, Fenced, TimeoutError):
-                async with asyncio.timeout(_RELEASE_SECONDS):
-                    await self.postpone("undoing" if self.is_undoing else "pending", datetime.now(UTC))
+            if not self.is_over:
+                await self._let_go()
             raise
         finally:
             beating.cancel()
+
+    async def _let_go(self) -> None:
+        """Best effort: if it fails, the lease runs out."""
+        with suppress(TenantryError, psycopg.Error, Fenced, TimeoutError):
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await self.postpone("undoing" if self.is_undoing else "pending", datetime.now(UTC))
 
     async def _beat(self) -> None:
         while True:

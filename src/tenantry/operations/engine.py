@@ -156,12 +156,15 @@ class Engine:
 
     async def _load(self, claim: Claim) -> tuple[Kind, Work]:
         kind = self._kinds[claim.kind]
-        async with self._store.connection() as conn:
-            rows = await (await conn.execute(SQL["steps"], (claim.operation,))).fetchall()
-        outputs = {row["step"]: row["output"] for row in rows}
+        outputs = {} if claim.is_new and not claim.is_undoing else await self._outputs(claim)
         return kind, Work(
             self._store, self._estate, claim.operation, kind.name, claim.actor, claim.args, outputs=outputs
         )
+
+    async def _outputs(self, claim: Claim) -> dict[str, Any]:
+        async with self._store.connection() as conn:
+            rows = await (await conn.execute(SQL["steps"], (claim.operation,))).fetchall()
+        return {row["step"]: row["output"] for row in rows}
 
     async def _forward(self, claim: Claim) -> str:
         kind, work = await self._load(claim)
@@ -171,7 +174,7 @@ class Engine:
             if step.name in work.outputs:
                 continue
             try:
-                work = await self._step(claim, work, step)
+                work = await self._step(claim, work, step, is_last=step is kind.steps[-1])
                 claim.attempt = 0
             except Wait as wait:
                 await claim.postpone("waiting", wait.until)
@@ -179,19 +182,21 @@ class Engine:
             except Fenced:
                 raise
             except Exception as error:  # whatever it is, the operation must not hang
+                if claim.is_over:
+                    raise
                 return await self._fail(claim, step, error, final)
-        await claim.finish("done")
         return "done"
 
-    async def _step(self, claim: Claim, work: Work, step: Step) -> Work:
+    async def _step(self, claim: Claim, work: Work, step: Step, *, is_last: bool) -> Work:
         self._moment(claim, step, "before")
         if step.act is not None:
             await step.act(work)
         self._moment(claim, step, "acted")
         async with claim.transaction() as conn:
             output = (await step.record(work, conn) if step.record is not None else None) or {}
-            await conn.execute(SQL["record"], (claim.operation, step.name, Jsonb(output)))
-            await conn.execute(SQL["at_step"], (step.name, claim.operation))
+            await conn.execute(SQL["record"], {"id": claim.operation, "step": step.name, "output": Jsonb(output)})
+            if is_last:
+                await claim.finish(conn, "done")
         self._moment(claim, step, "after")
         return replace(work, outputs={**work.outputs, step.name: output})
 
@@ -238,7 +243,8 @@ class Engine:
             except Exception as error:
                 note = {"step": step.name, **_as_dict(error)}
                 raise await self._postponed(claim, "undoing", step, error, note) from error
-        await claim.finish("undone")
+        async with claim.transaction() as conn:
+            await claim.finish(conn, "undone")
 
     async def _undo_step(self, claim: Claim, work: Work, step: Step) -> None:
         self._moment(claim, step, "undo")

@@ -34,7 +34,8 @@ UPDATE operations SET state = 'undoing', owner = %(owner)s, fence = fence + 1, a
 RETURNING id, kind, args, actor, fence, attempt, state, predecessors
 
 -- beat --
-UPDATE operations SET lease_until = now() + make_interval(secs => %s) WHERE id = %s AND fence = %s RETURNING id
+UPDATE operations SET lease_until = now() + make_interval(secs => %s)
+ WHERE id = %s AND fence = %s AND state IN ('running', 'undoing') RETURNING id
 
 -- holds --
 SELECT id FROM operations WHERE id = %s AND fence = %s AND state IN ('running', 'undoing')
@@ -46,27 +47,26 @@ SELECT id FROM operations WHERE id = %s AND fence = %s AND state IN ('running', 
 SELECT step, output FROM operation_steps WHERE operation = %s ORDER BY at
 
 -- record --
-INSERT INTO operation_steps (operation, step, output) VALUES (%s, %s, %s)
+WITH at AS (UPDATE operations SET step = %(step)s, attempt = 0 WHERE id = %(id)s RETURNING id)
+INSERT INTO operation_steps (operation, step, output) SELECT id, %(step)s, %(output)s FROM at
 
 -- unrecord --
 DELETE FROM operation_steps WHERE operation = %s AND step = %s
 
--- at_step --
-UPDATE operations SET step = %s, attempt = 0 WHERE id = %s
-
 -- postpone --
 UPDATE operations SET state = %(state)s, resume_at = %(until)s, lease_until = NULL, owner = NULL, error = %(error)s
- WHERE id = %(id)s AND fence = %(fence)s RETURNING id
+ WHERE id = %(id)s AND fence = %(fence)s AND state = 'running' RETURNING id
 
 -- postpone_undo --
 -- The error that led to the undoing stays.
 UPDATE operations SET state = %(state)s, resume_at = %(until)s, lease_until = NULL, owner = NULL,
        error = CASE WHEN %(error)s::jsonb IS NULL THEN error
                     ELSE coalesce(error, '{}') || jsonb_build_object('undo', %(error)s::jsonb) END
- WHERE id = %(id)s AND fence = %(fence)s RETURNING id
+ WHERE id = %(id)s AND fence = %(fence)s AND state = 'undoing' RETURNING id
 
 -- undo --
-UPDATE operations SET state = 'undoing', attempt = 0, error = %s WHERE id = %s AND fence = %s RETURNING id
+UPDATE operations SET state = 'undoing', attempt = 0, error = %s
+ WHERE id = %s AND fence = %s AND state = 'running' RETURNING id
 
 -- finish --
 UPDATE operations SET state = %s, error = CASE WHEN %s = 'done' THEN NULL ELSE error END, lease_until = NULL,

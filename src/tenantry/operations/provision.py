@@ -71,6 +71,8 @@ async def _unplace(work: Work, conn: Conn) -> None:
 
 async def _spaces(work: Work) -> list[Space]:
     ids = work.outputs.get("place", {}).get("build", [])
+    if not ids:
+        return []
     return [Space.of(row) for row in await work.store.fetch("spaces_by_id", (ids,))]
 
 
@@ -80,12 +82,13 @@ async def _build(work: Work) -> None:
 
 
 async def _built(work: Work, conn: Conn) -> None:
-    spaces = [Space.of(row) for row in await fetch(conn, "spaces_by_id", (work.outputs["place"]["build"],))]
-    for space in spaces:
+    ids = work.outputs["place"]["build"]
+    if not ids:
+        return
+    for space in [Space.of(row) for row in await fetch(conn, "spaces_by_id", (ids,))]:
         if space.isolation is Isolation.DATABASE:
             await work.estate.introduce(conn, space.shard, space.database)
-    if spaces:
-        await fetch(conn, "space_built", ("occupied", work.estate.template.version(), [space.id for space in spaces]))
+    await fetch(conn, "space_built", ("occupied", work.estate.template.version(), ids))
 
 
 async def _unbuild(work: Work) -> None:

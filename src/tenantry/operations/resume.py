@@ -20,8 +20,4 @@ async def _active(work: Work, conn: Conn) -> None:
     await fetch(conn, "audit_many", (work.actor, "tenant resume", [str(each) for each in work.tenants]))
 
 
-async def _suspended(work: Work, conn: Conn) -> None:
-    await fetch(conn, "tenant_states", ("suspended", work.tenants))
-
-
-RESUME = Kind("resume", (Step("open", act=_open, record=_active, undo_act=_shut, undo_record=_suspended),))
+RESUME = Kind("resume", (Step("open", act=_open, record=_active, undo_act=_shut),))

@@ -20,8 +20,4 @@ async def _suspended(work: Work, conn: Conn) -> None:
     await fetch(conn, "audit_many", (work.actor, "tenant suspend", [str(each) for each in work.tenants]))
 
 
-async def _active(work: Work, conn: Conn) -> None:
-    await fetch(conn, "tenant_states", ("active", work.tenants))
-
-
-SUSPEND = Kind("suspend", (Step("shut", act=_shut, record=_suspended, undo_act=_open, undo_record=_active),))
+SUSPEND = Kind("suspend", (Step("shut", act=_shut, record=_suspended, undo_act=_open),))

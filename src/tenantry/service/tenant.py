@@ -150,12 +150,11 @@ async def _create_batch(
             raise _just_taken(error) from None
         args = {"isolation": isolation, "shard": shard}
         operation = await control.engine.start(conn, "provision", args, ids, control.actor)
-    state = await control.engine.run(operation)
-    if state != "done":
-        raise OperationFailed(
-            f"provisioning goes on in another process ({state})", where=f"operation {operation['id']}"
-        )
-    return await _by_id(control, ids)
+    await control.engine.run(operation)
+    created = await _by_id(control, ids)
+    if len(created) < len(ids) or any(tenant.state is TenantState.PROVISIONING for tenant in created):
+        raise OperationFailed("provisioning goes on in another process", where=f"operation {operation['id']}")
+    return created
 
 
 async def _keys(control: Control, conn: Conn, tenants: Sequence[NewTenant]) -> list[str]:
