@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import httpx2
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
@@ -30,6 +30,7 @@ from tests.integrations.shop import Order
 pytestmark = pytest.mark.anyio
 
 Ask = Callable[..., Any]
+places = APIRouter()
 
 
 class Notes:
@@ -77,6 +78,91 @@ def sync_session(request: Request) -> Iterator[Session]:
         yield session
 
 
+@places.get("/async")
+async def async_endpoint(tenant: CurrentTenant) -> list[str]:
+    return [current_tenant().slug, tenant.slug]
+
+
+@places.get("/sync")
+def sync_endpoint(tenant: CurrentTenant) -> list[str]:
+    assert threading.current_thread() is not threading.main_thread()
+    return [current_tenant().slug, tenant.slug]
+
+
+@places.get("/dependencies")
+def dependencies(
+    a: Annotated[str, Depends(sync_dependency)],
+    b: Annotated[str, Depends(async_dependency)],
+    c: Annotated[str, Depends(sync_yield)],
+    d: Annotated[str, Depends(async_yield)],
+) -> list[str]:
+    return [a, b, c, d]
+
+
+@places.get("/background")
+async def background(request: Request, tasks: BackgroundTasks) -> list[str]:
+    notes = request.app.state.notes
+
+    async def in_loop() -> None:
+        notes.take("async task")
+
+    tasks.add_task(in_loop)
+    tasks.add_task(notes.take, "sync task")
+    return [current_tenant().slug]
+
+
+@places.get("/stream")
+async def stream(request: Request) -> StreamingResponse:
+    async def lines() -> AsyncIterator[str]:
+        for _ in range(3):
+            await asyncio.sleep(0)
+            yield f"{current_tenant().slug}\n"
+        request.app.state.notes.take("async stream")
+
+    return StreamingResponse(lines())
+
+
+@places.get("/sync-stream")
+def sync_stream(request: Request) -> StreamingResponse:
+    def lines() -> Iterator[str]:
+        for _ in range(3):
+            yield f"{current_tenant().slug}\n"
+        request.app.state.notes.take("sync stream")
+
+    return StreamingResponse(lines())
+
+
+@places.get("/refused")
+async def refused() -> None:
+    raise Refused
+
+
+@places.get("/broken")
+async def broken() -> None:
+    raise ZeroDivisionError
+
+
+@places.get("/threads")
+async def threads() -> list[str | None]:
+    def here() -> str | None:
+        scope = current_scope()
+        return scope.tenant.slug if scope else None
+
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as executor:
+        bare = await loop.run_in_executor(executor, here)
+    return [await asyncio.to_thread(here), await asyncio.create_task(asyncio.to_thread(here)), bare]
+
+
+async def on_refused(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{current_tenant().slug} {request.state.tenant.slug}")
+
+
+async def on_anything(request: Request, error: Exception) -> Response:
+    request.app.state.notes.take("outermost handler")
+    return PlainTextResponse(request.state.tenant.slug, status_code=500)
+
+
 @pytest.fixture
 def notes() -> Notes:
     return Notes()
@@ -85,83 +171,9 @@ def notes() -> Notes:
 @pytest.fixture
 def app(notes: Notes) -> FastAPI:
     """An application with every kind of place that code can run in."""
-    made = FastAPI()
+    made = FastAPI(exception_handlers={Refused: on_refused, Exception: on_anything})
     made.state.notes = notes
-
-    @made.get("/async")
-    async def async_endpoint(tenant: CurrentTenant) -> list[str]:
-        return [current_tenant().slug, tenant.slug]
-
-    @made.get("/sync")
-    def sync_endpoint(tenant: CurrentTenant) -> list[str]:
-        assert threading.current_thread() is not threading.main_thread()
-        return [current_tenant().slug, tenant.slug]
-
-    @made.get("/dependencies")
-    def dependencies(
-        a: Annotated[str, Depends(sync_dependency)],
-        b: Annotated[str, Depends(async_dependency)],
-        c: Annotated[str, Depends(sync_yield)],
-        d: Annotated[str, Depends(async_yield)],
-    ) -> list[str]:
-        return [a, b, c, d]
-
-    @made.get("/background")
-    async def background(tasks: BackgroundTasks) -> list[str]:
-        async def in_loop() -> None:
-            notes.take("async task")
-
-        tasks.add_task(in_loop)
-        tasks.add_task(notes.take, "sync task")
-        return [current_tenant().slug]
-
-    @made.get("/stream")
-    async def stream() -> StreamingResponse:
-        async def lines() -> AsyncIterator[str]:
-            for _ in range(3):
-                await asyncio.sleep(0)
-                yield f"{current_tenant().slug}\n"
-            notes.take("async stream")
-
-        return StreamingResponse(lines())
-
-    @made.get("/sync-stream")
-    def sync_stream() -> StreamingResponse:
-        def lines() -> Iterator[str]:
-            for _ in range(3):
-                yield f"{current_tenant().slug}\n"
-            notes.take("sync stream")
-
-        return StreamingResponse(lines())
-
-    @made.get("/refused")
-    async def refused() -> None:
-        raise Refused
-
-    @made.get("/broken")
-    async def broken() -> None:
-        raise ZeroDivisionError
-
-    @made.get("/threads")
-    async def threads() -> list[str | None]:
-        def here() -> str | None:
-            scope = current_scope()
-            return scope.tenant.slug if scope else None
-
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1) as executor:
-            bare = await loop.run_in_executor(executor, here)
-        return [await asyncio.to_thread(here), await asyncio.create_task(asyncio.to_thread(here)), bare]
-
-    @made.exception_handler(Refused)
-    async def on_refused(request: Request, error: Exception) -> Response:
-        return PlainTextResponse(f"{current_tenant().slug} {request.state.tenant.slug}")
-
-    @made.exception_handler(Exception)
-    async def on_anything(request: Request, error: Exception) -> Response:
-        notes.take("outermost handler")
-        return PlainTextResponse(request.state.tenant.slug, status_code=500)
-
+    made.include_router(places)
     return made
 
 
