@@ -11,10 +11,12 @@ from collections.abc import Hashable
 from threading import Lock
 from uuid import UUID
 
-from tenantry.model import Tenant
+from tenantry.model import Tenant, TenantState
 
 FRESH_SECONDS = 600.0
 ABSENT_SECONDS = 2.0
+ABSENT_LENGTH = 255
+"""The longest name that is remembered as absent. It comes from outside, and nobody has a longer one."""
 
 Name = tuple[str, Hashable]
 """How a tenant was asked for: ``("slug", "acme")``, ``("key", 7)``, ``("domain", "a.example")``, ``("id", uuid)``."""
@@ -32,8 +34,8 @@ class TenantCache:
         self._size = size
         self._stale_seconds = stale_seconds
         self._lock = Lock()
-        self._tenants: OrderedDict[UUID, tuple[Tenant, float, set[Name]]] = OrderedDict()
-        self._names: dict[Name, UUID] = {}
+        self._tenants: OrderedDict[UUID, tuple[Tenant, set[Name]]] = OrderedDict()
+        self._names: dict[Name, tuple[UUID, float]] = {}
         self._absent: OrderedDict[Name, float] = OrderedDict()
         self._marks = 0
         self.listening = False
@@ -49,14 +51,14 @@ class TenantCache:
     def get(self, name: Name, now: float, *, stale: bool = False) -> Tenant | None:
         """The tenant of this name, if it is known and fresh, or if ``stale`` will do."""
         with self._lock:
-            tenant_id = self._names.get(name)
-            if tenant_id is None:
+            found = self._names.get(name)
+            if found is None:
                 return None
-            tenant, since, _ = self._tenants[tenant_id]
+            tenant_id, since = found
             if not stale and now - since > (FRESH_SECONDS if self.listening else self._stale_seconds):
                 return None
             self._tenants.move_to_end(tenant_id)
-            return tenant
+            return self._tenants[tenant_id][0]
 
     def is_absent(self, name: Name, now: float) -> bool:
         """Whether the catalog said a moment ago that nobody has this name."""
@@ -68,6 +70,7 @@ class TenantCache:
         """Remember an answer of the catalog.
 
         Args:
+            now: when it was asked.
             mark: :attr:`mark` from before the question. If something was forgotten since, the answer may be older than
                 the news, and is not kept.
         """
@@ -75,12 +78,15 @@ class TenantCache:
             if mark != self._marks:
                 return
             self._absent.pop(name, None)
-            old = self._tenants.pop(tenant.id, None)
-            names = old[2] if old else set()
-            names |= {name, ("id", tenant.id)}
-            self._tenants[tenant.id] = (tenant, now, names)
-            for each in names:
-                self._names[each] = tenant.id
+            self._unname(name)
+            _, names = self._tenants.setdefault(tenant.id, (tenant, set()))
+            for old in [each for each in names if not _may_be_called(tenant, each)]:
+                self._unname(old)
+            for each in (name, ("id", tenant.id)):
+                names.add(each)
+                self._names[each] = tenant.id, now
+            self._tenants[tenant.id] = tenant, names
+            self._tenants.move_to_end(tenant.id)
             while len(self._tenants) > self._size:
                 self._drop(next(iter(self._tenants)))
 
@@ -88,6 +94,9 @@ class TenantCache:
         """Remember for a moment that nobody has this name."""
         with self._lock:
             if mark != self._marks:
+                return
+            self._unname(name)
+            if isinstance(name[1], str) and len(name[1]) > ABSENT_LENGTH:
                 return
             self._absent[name] = now
             self._absent.move_to_end(name)
@@ -121,6 +130,18 @@ class TenantCache:
         self.clear()
 
     def _drop(self, tenant_id: UUID) -> None:
-        old = self._tenants.pop(tenant_id, None)
-        for name in old[2] if old else ():
-            self._names.pop(name, None)
+        _, names = self._tenants.pop(tenant_id, (None, ()))
+        for name in names:
+            del self._names[name]
+
+    def _unname(self, name: Name) -> None:
+        """Forget who has a name: it is about to be somebody else's, or nobody's."""
+        found = self._names.pop(name, None)
+        if found is not None:
+            self._tenants[found[0]][1].discard(name)
+
+
+def _may_be_called(tenant: Tenant, name: Name) -> bool:
+    """Whether what is now known of a tenant allows that it still has a name that it had before."""
+    kind, value = name
+    return kind != "slug" or (value == tenant.slug and tenant.state is not TenantState.DELETED)
