@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tenantry.errors import NotFound, PlanNotFound, ShardNotFound
-from tenantry.model import House, Plan, Shard
+from tenantry.model import House, Plan, Shard, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class FleetView:
             PlanNotFound: there is none.
         """
         if name not in self.plans:
-            raise PlanNotFound(f"there is no plan {name!r}")
+            raise PlanNotFound(f"there is no plan {shown(name)}")
         return self.plans[name]
 
     def shard(self, name: str) -> Shard:
@@ -53,7 +53,7 @@ class FleetView:
             ShardNotFound: there is none.
         """
         if name not in self.shards:
-            raise ShardNotFound(f"there is no shard {name!r}")
+            raise ShardNotFound(f"there is no shard {shown(name)}")
         return self.shards[name]
 
     def signing_key(self) -> ActiveKey:

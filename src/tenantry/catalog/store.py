@@ -15,7 +15,7 @@ from psycopg_pool import PoolTimeout
 
 from tenantry.catalog import rows
 from tenantry.errors import NotFound, PlanNotFound, ServerUnreachable, ShardNotFound, TenantNotFound
-from tenantry.model import House, Plan, Shard, Tenant, parse_slug
+from tenantry.model import House, Plan, Shard, Tenant, parse_slug, shown
 from tenantry.postgres import migrate, sqlfile
 from tenantry.postgres.connect import APPLICATION_NAME, connect, shown_dsn
 from tenantry.postgres.pool import Pool, make_pool
@@ -83,7 +83,7 @@ class CatalogStore:
                     raise
         except PoolTimeout:
             raise ServerUnreachable("the catalog does not answer", where=shown_dsn(self.dsn)) from None
-        except psycopg.errors.UndefinedTable:
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
             raise NotFound(
                 "there is no catalog, or it is older than this version",
                 where=shown_dsn(self.dsn),
@@ -142,7 +142,7 @@ class CatalogStore:
         """
         found = await self.fetch("plan", (name,))
         if not found:
-            raise PlanNotFound(f"there is no plan {name!r}")
+            raise PlanNotFound(f"there is no plan {shown(name)}")
         return rows.plan(found[0])
 
     async def shard(self, name: str) -> Shard:
@@ -153,7 +153,7 @@ class CatalogStore:
         """
         found = await self.fetch("shard", (name,))
         if not found:
-            raise ShardNotFound(f"there is no shard {name!r}")
+            raise ShardNotFound(f"there is no shard {shown(name)}")
         return rows.shard(found[0])
 
 
