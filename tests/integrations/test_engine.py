@@ -215,7 +215,7 @@ def test_a_connection_lost_in_the_middle_is_an_error_and_the_next_is_well(settin
     [
         ("PREPARE loot AS SELECT * FROM orders", "EXECUTE loot"),
         ("DECLARE loot CURSOR WITH HOLD FOR SELECT * FROM orders", "FETCH loot"),
-        ("SET statement_timeout = '1ms'", "SELECT 1 WHERE current_setting('statement_timeout') = '1ms'"),
+        ("SET statement_timeout = '12345ms'", "SELECT 1 WHERE current_setting('statement_timeout') = '12345ms'"),
         ("SET search_path = pg_catalog", "SELECT 1 WHERE current_schema() = 'pg_catalog'"),
         ("SET default_transaction_read_only = on", "SELECT 1 WHERE current_setting('transaction_read_only') = 'on'"),
         ("SELECT set_config('x.loot', 'secret', false)", "SELECT 1 WHERE current_setting('x.loot', true) <> ''"),

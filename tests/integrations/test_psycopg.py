@@ -138,7 +138,7 @@ def test_a_connection_lost_in_the_middle_is_an_error_and_the_next_is_well(settin
     [
         ("PREPARE loot AS SELECT * FROM orders", "EXECUTE loot"),
         ("DECLARE loot CURSOR WITH HOLD FOR SELECT * FROM orders", "FETCH loot"),
-        ("SET statement_timeout = '1ms'", "SELECT 1 WHERE current_setting('statement_timeout') = '1ms'"),
+        ("SET statement_timeout = '12345ms'", "SELECT 1 WHERE current_setting('statement_timeout') = '12345ms'"),
         ("SELECT set_config('x.loot', 'secret', false)", "SELECT 1 WHERE current_setting('x.loot', true) <> ''"),
     ],
 )
