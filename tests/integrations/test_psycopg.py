@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from tenantry import Router, Tenant
+from tenantry.catalog.fleet_view import ActiveKey
 from tenantry.errors import CrossedTenants, NoCapacity, NoTenant, TenantSuspended
 from tenantry.model import Mode
 from tests.fixtures.house import House
@@ -98,6 +100,15 @@ def test_a_tenant_that_has_moved_is_followed(setting: Setting, mover: Tenant) ->
         move(setting.house, mover, home)
         assert one(router, WHERE) == (home.placement.database, home.placement.schema, mover.key)
         assert before[0] != home.placement.database
+
+
+def test_a_signing_key_that_was_rotated_unheard_of_is_fetched(setting: Setting) -> None:
+    router = setting.router
+    fleet = router.view.fleet()
+    router.view._fleet = replace(fleet, active_key=ActiveKey("gone", bytes(32)))
+    with router.tenant_scope("pooled-a") as tenant:
+        assert one(router, WHERE)[2] == tenant.key
+    assert router.view.known_fleet().active_key == fleet.active_key
 
 
 def test_a_tenant_that_the_database_says_is_suspended_is_refused(setting: Setting, mover: Tenant) -> None:

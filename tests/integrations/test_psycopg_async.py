@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from tenantry import AsyncRouter, Tenant
+from tenantry.catalog.fleet_view import ActiveKey
 from tenantry.errors import CrossedTenants, NoCapacity, NoTenant, TenantSuspended
 from tenantry.model import Mode
 from tests.fixtures.house import House
@@ -97,6 +99,15 @@ async def test_a_tenant_that_has_moved_is_followed(setting_async: AsyncSetting, 
         move(setting_async.house, mover, home)
         assert await one(router, WHERE) == (home.placement.database, home.placement.schema, mover.key)
         assert before[0] != home.placement.database
+
+
+async def test_a_signing_key_that_was_rotated_unheard_of_is_fetched(setting_async: AsyncSetting) -> None:
+    router = setting_async.router
+    fleet = await router.view.fleet()
+    router.view._fleet = replace(fleet, active_key=ActiveKey("gone", bytes(32)))
+    async with router.tenant_scope("pooled-a") as tenant:
+        assert (await one(router, WHERE))[2] == tenant.key
+    assert router.view.known_fleet().active_key == fleet.active_key
 
 
 async def test_a_tenant_that_the_database_says_is_suspended_is_refused(
