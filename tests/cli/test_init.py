@@ -187,6 +187,15 @@ def test_a_file_that_is_no_toml_is_left_alone(run: Run, catalog: str, own_folder
     assert "error[invalid-settings]" in run("tenant", "list").err
 
 
+def test_a_file_that_can_t_be_written_is_noticed_before_anything_is_built(
+    run: Run, catalog: str, own_folder: Path
+) -> None:
+    answer = run("--config", "no/such/folder.toml", "init", "--catalog", catalog)
+    assert (answer.code, "the file can't be written: No such file or directory" in answer.err) == (2, True)
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        psycopg.connect(catalog)
+
+
 VALUES = ["plain", 'quote " and \\ backslash', "tab\tnew\nline", "Ünï 京都", "\x7f\x01", "'''", "#"]
 
 

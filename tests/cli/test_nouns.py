@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -231,6 +233,66 @@ def test_a_worker_outlives_a_catalog_that_is_away_for_a_while(run: Run, at: Hous
         line = process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     assert finish(process).code == 0
+
+
+@pytest.fixture
+def at_work(at: House, start: Start) -> Iterator[tuple[subprocess.Popen[str], psycopg.Connection]]:
+    """A worker in the middle of an operation, with the connection whose end lets it go on."""
+
+    async def begin() -> None:
+        async with at.control() as control, control.store.transaction() as conn:
+            operation = await control.engine.start(conn, "migrate", {}, [], "test")
+            await conn.execute(
+                "UPDATE operations SET state = 'pending', lease_until = NULL WHERE id = %s", (operation["id"],)
+            )
+
+    asyncio.run(begin())
+    with psycopg.connect(at.control_settings.control_dsn) as conn:
+        conn.execute("LOCK TABLE tenantry_catalog.operation_steps")
+        process = start("worker", "--interval", "0.1")
+        waiting = "relation = 'tenantry_catalog.operation_steps'::regclass AND NOT granted"
+        query = f"SELECT count(*) FROM pg_locks WHERE {waiting}".encode()
+        while conn.execute(query).fetchone() == (0,):
+            assert process.poll() is None
+        yield process, conn
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read a worker's log up to a line with these words."""
+    assert process.stderr is not None
+    while line := process.stderr.readline():
+        if words in line:
+            return
+    raise AssertionError(f"{words!r} was never said")
+
+
+def test_a_worker_that_is_told_to_end_finishes_what_it_is_at(
+    at_work: tuple[subprocess.Popen[str], psycopg.Connection],
+) -> None:
+    process, conn = at_work
+    process.send_signal(signal.SIGTERM)
+    read_until(process, "ending after what is at work")
+    assert process.poll() is None
+    conn.rollback()
+    read_until(process, "(migrate): did spaces")
+    answer = finish(process)
+    assert (answer.code, "ended" in answer.err) == (0, True)
+
+
+def test_a_worker_that_is_told_twice_ends_at_once_and_another_one_goes_on(
+    run: Run, at: House, at_work: tuple[subprocess.Popen[str], psycopg.Connection]
+) -> None:
+    process, conn = at_work
+    process.send_signal(signal.SIGTERM)
+    read_until(process, "ending after what is at work")
+    process.send_signal(signal.SIGTERM)
+    answer = finish(process)
+    assert (answer.code, "Traceback" in answer.err) == (0, False)
+    assert "ended at once; another worker goes on where this one stopped" in answer.err
+    conn.rollback()
+    execute(at, "UPDATE tenantry_catalog.operations SET lease_until = now()", database=conn.info.dbname)
+    done = run("worker", "--once", "--json").json
+    assert (done["worked"] >= 1, "running" in done["left"]) == (True, False)
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "1e9", "nan"])

@@ -47,6 +47,19 @@ def read(file: Path) -> dict[str, Any] | None:
         raise InvalidSettings(f"the file can't be read: {error}", where=str(file), hint=hint) from None
 
 
+def refuse_unwritable(file: Path) -> None:
+    """See that the file can be written, before anything is made of which it alone will know the password.
+
+    Raises:
+        InvalidSettings: its folder is not there, or not ours to write in.
+    """
+    try:
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        hint = "run it in a folder that you can write to, or name another file with --config"
+        raise InvalidSettings(f"the file can't be written: {error.strerror}", where=str(file), hint=hint) from None
+
+
 def write(file: Path, values: Values) -> None:
     """Write the file at one stroke, for nobody's eyes but ours; one that is there is left alone.
 

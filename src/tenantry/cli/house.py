@@ -55,8 +55,9 @@ async def _work(once: bool, interval: float) -> dict[str, Any] | None:
     def end() -> None:
         if stop.is_set() and this is not None:
             this.cancel()
-        log.info("ending after what is at work")
-        stop.set()
+        else:
+            log.info("ending after what is at work")
+            stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)

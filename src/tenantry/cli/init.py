@@ -132,6 +132,8 @@ async def _init(wishes: Wishes, steps: Steps) -> Done:
     assert dsn is not None
     if standing is not None:
         _refuse_other(file, standing, dsn, wishes)
+    else:
+        config_file.refuse_unwritable(file)
     await houses.create_database(dsn)
     settings = load(**{**wanted, "catalog": dsn, "control": dsn})
     async with Control(settings) as control:
