@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 
-from tenantry.postgres.connect import merge_dsn
+from tenantry.postgres.connect import merge_dsn, shown_dsn
 from tenantry.postgres.server import LocalServer
 from tests.cli.conftest import Run, settings_of
-from tests.cli.proxy import Change, as_version, proxy
 from tests.fixtures.house import House
+from tests.fixtures.proxy import Proxy
 
 
 @pytest.fixture
@@ -30,10 +30,17 @@ def refusing() -> str:
     return f"postgresql://postgres:secret@127.0.0.1:{port}/postgres"
 
 
-def old(server: LocalServer) -> Change:
-    """What makes a server one of the version before the oldest."""
-    real = server.binaries.text
-    return as_version(f"14.{real.partition('.')[2]}", real)
+def posing_as(server: LocalServer, version: str) -> Proxy:
+    """A server that says that it is of another version: ``ParameterStatus`` names it at the start of a session
+    (PostgreSQL: Message Formats). Both texts have the same length, since messages begin with theirs."""
+    old, new = (f"server_version\0{text}".encode() for text in (server.binaries.text, version))
+    assert len(old) == len(new)
+    return Proxy(server.dsn(tcp=True), change=lambda data: data.replace(old, new))
+
+
+def too_old(server: LocalServer) -> Proxy:
+    """It says that it is of the version before the oldest that will do."""
+    return posing_as(server, f"14.{server.binaries.text.partition('.')[2]}")
 
 
 COMMANDS = {"init": ("init", "--catalog"), "shard add": ("shard", "add", "far")}
@@ -72,19 +79,20 @@ def test_a_wrong_password_is_said_and_not_shown(
 def test_a_server_that_is_too_old_is_refused_with_its_version(
     run: Run, at: House, server: LocalServer, command: tuple[str, ...]
 ) -> None:
-    with proxy(server.port, old(server)) as port:
-        answer = run(*command, merge_dsn(server.dsn(tcp=True), port=port))
+    with too_old(server) as proxy:
+        through = proxy.through(server.dsn(tcp=True))
+        answer = run(*command, through)
     first, where, hint = answer.err.splitlines()
     assert answer.code == 5
     assert first.startswith("error[server-unsuitable]: the server is PostgreSQL 14.")
     assert first.endswith("; 15 or later is needed")
-    assert where == f"  where:  postgres@127.0.0.1:{port}/postgres"
+    assert where == f"  where:  {shown_dsn(through)}"
     assert hint == "  next:   upgrade the server, or name another one"
 
 
 def test_the_proxy_alone_changes_nothing(run: Run, at: House, server: LocalServer) -> None:
-    with proxy(server.port, bytes) as port:
-        dsn = merge_dsn(at.control_settings.control_dsn, port=port)
+    with Proxy(server.dsn(tcp=True)) as proxy:
+        dsn = proxy.through(at.control_settings.control_dsn)
         assert run("tenant", "list", env={"TENANTRY_CONTROL": dsn}).code == 0
 
 
@@ -92,17 +100,16 @@ def test_the_proxy_alone_changes_nothing(run: Run, at: House, server: LocalServe
 def test_the_doctor_says_the_same_and_goes_on_with_what_is_left(
     run: Run, at: House, server: LocalServer, which: str
 ) -> None:
-    with proxy(server.port, old(server)) as port:
+    with too_old(server) as proxy:
         env = settings_of(at)
         if which == "catalog":
-            env["TENANTRY_CONTROL"] = merge_dsn(env["TENANTRY_CONTROL"], port=port)
+            env["TENANTRY_CONTROL"] = proxy.through(env["TENANTRY_CONTROL"])
         else:
-            run("shard", "list")
-            _send_shard_to(at, port)
+            change_way(at, proxy.through)
         try:
             answer = run("doctor", "--json", env=env)
         finally:
-            _send_shard_to(at, server.port)
+            change_way(at, lambda dsn: merge_dsn(dsn, port=server.port))
     checks = {check["name"]: check for check in answer.json["checks"]}
     name = "catalog" if which == "catalog" else "shard main"
     assert answer.code == 1
@@ -116,14 +123,12 @@ def test_the_doctor_says_the_same_and_goes_on_with_what_is_left(
         assert checks["signing key"]["status"] == "ok"
 
 
-def _send_shard_to(house: House, port: int) -> None:
+def change_way(house: House, change: Callable[[str], str]) -> None:
+    """Let the control plane reach the shard another way."""
     with psycopg.connect(house.control_settings.control_dsn) as conn:
-        query = "SELECT dsn, admin_dsn FROM tenantry_catalog.shards WHERE name = 'main'"
-        dsns = conn.execute(query).fetchone()
-        assert dsns is not None
-        conn.execute(
-            "UPDATE tenantry_catalog.shards SET dsn = %s, admin_dsn = %s", [merge_dsn(d, port=port) for d in dsns]
-        )
+        row = conn.execute("SELECT admin_dsn FROM tenantry_catalog.shards WHERE name = 'main'").fetchone()
+        assert row is not None
+        conn.execute("UPDATE tenantry_catalog.shards SET admin_dsn = %s WHERE name = 'main'", (change(row[0]),))
 
 
 @pytest.mark.parametrize(("minor", "status"), [("0", "warning"), ("9", "ok")])
@@ -133,8 +138,8 @@ def test_a_minor_version_with_known_holes_is_a_warning_with_the_fix(
     major, _, rest = server.binaries.text.partition(".")
     version = f"{major}.{minor * len(rest)}"
     env = settings_of(at)
-    with proxy(server.port, as_version(version, server.binaries.text)) as port:
-        env["TENANTRY_CONTROL"] = merge_dsn(env["TENANTRY_CONTROL"], port=port)
+    with posing_as(server, version) as proxy:
+        env["TENANTRY_CONTROL"] = proxy.through(env["TENANTRY_CONTROL"])
         report = run("doctor", "--json", env=env)
     [check] = [check for check in report.json["checks"] if check["name"] == "catalog version"]
     assert (check["status"], report.code) == (status, 0)
@@ -147,9 +152,8 @@ def test_a_server_with_known_holes_is_warned_of_when_it_is_taken_in(
     run: Run, at: House, second_server: LocalServer
 ) -> None:
     major, _, rest = second_server.binaries.text.partition(".")
-    change = as_version(f"{major}.{'0' * len(rest)}", second_server.binaries.text)
-    with proxy(second_server.port, change) as port:
-        dsn = merge_dsn(second_server.dsn(tcp=True), port=port)
+    with posing_as(second_server, f"{major}.{'0' * len(rest)}") as proxy:
+        dsn = proxy.through(second_server.dsn(tcp=True))
         added = run("shard", "add", "unsafe", dsn, "--take-over", "--database", "app_unsafe")
         assert (added.code, added.out.startswith("added shard unsafe: ")) == (0, True), added.err
         assert "lacks fixes for Row-Level Security and code execution\n  where:  shard unsafe version\n" in added.err
