@@ -346,3 +346,20 @@ CREATE SEQUENCE free;
 -- parameter_of_another_mode --
 -- session_replication_role: tenantry_app may change it
 GRANT SET, ALTER SYSTEM ON PARAMETER session_replication_role TO tenantry_app;
+
+-- policy_without_its_guard --
+-- app.orders: tenantry_isolation
+ALTER POLICY tenantry_isolation ON orders USING (company_id = (SELECT tenantry.current_tenant_v1()));
+
+-- guard_that_costs_something --
+-- tenantry.same_v1(bigint, bigint): differs
+ALTER FUNCTION tenantry.same_v1(bigint, bigint) COST 1;
+
+-- guard_that_is_no_equality --
+-- tenantry.same_v1(integer, bigint): differs
+CREATE OR REPLACE FUNCTION tenantry.same_v1(integer, bigint) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'int48ge';
+
+-- guard_overloaded --
+-- tenantry.same_v1(numeric, bigint): not of this version
+CREATE FUNCTION tenantry.same_v1(numeric, bigint) RETURNS boolean LANGUAGE sql RETURN true;

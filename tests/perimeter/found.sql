@@ -104,3 +104,9 @@ CREATE VIEW other.x AS SELECT * FROM app.orders;
 GRANT SELECT ON other.x TO PUBLIC;
 -- undo
 DROP SCHEMA other CASCADE;
+
+-- restrictive_policy_before_ours --
+-- app.orders: hidden is asked before tenantry_isolation
+CREATE POLICY hidden ON orders AS RESTRICTIVE USING (note IS NOT NULL);
+-- undo
+DROP POLICY hidden ON orders;

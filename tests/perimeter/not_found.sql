@@ -27,3 +27,13 @@ DROP TABLE alembic_version;
 ALTER TABLE customers ADD CONSTRAINT c FOREIGN KEY (country) REFERENCES countries;
 -- undo
 ALTER TABLE customers DROP CONSTRAINT c;
+
+-- restrictive_policy_after_ours --
+CREATE POLICY unhidden ON orders AS RESTRICTIVE USING (note IS NOT NULL);
+-- undo
+DROP POLICY unhidden ON orders;
+
+-- permissive_policy --
+CREATE POLICY hidden ON orders USING (note IS NOT NULL);
+-- undo
+DROP POLICY hidden ON orders;

@@ -26,6 +26,13 @@ _SIGNED = {
     KeyType.UUID: "code::pg_catalog.uuid",
     KeyType.TEXT: "pg_catalog.convert_from(pg_catalog.decode(code, 'hex'), 'UTF8')",
 }
+_SAME = {
+    KeyType.BIGINT: {"bigint": "int8eq", "integer": "int48eq", "smallint": "int28eq"},
+    KeyType.UUID: {"uuid": "uuid_eq"},
+    KeyType.TEXT: {"text": "texteq"},
+}
+"""PostgreSQL's own equality, by the type of the tenant column."""
+
 _SEALED_CODE = "nullif(split_part(current_setting('backtrace_functions'), 'tenantry_', 2), '')"
 
 
@@ -83,6 +90,9 @@ def functions(key_type: KeyType, mode: BindingMode) -> list[BinderFunction]:
     ]
     if signed:
         made.append(BinderFunction("tenantry_priv.claim_v1", "text", fill("signed_claim_v1")))
+    for left, equality in _SAME[key_type].items():
+        sql = text["same_v1"].replace("{{left}}", left).replace("{{right}}", key_type).replace("{{equality}}", equality)
+        made.append(BinderFunction("tenantry.same_v1", f"{left}, {key_type}", sql, _EVERYBODY))
     made += [
         BinderFunction("tenantry_priv.bound_v1", "", fill(f"{mode}_bound_v1")),
         BinderFunction("tenantry_priv.seal_v1", "text", fill(f"{mode}_seal_v1")),

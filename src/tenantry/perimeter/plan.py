@@ -174,13 +174,12 @@ def _plan_binder(facts: DatabaseFacts, house: House, mode: BindingMode) -> Itera
             yield Change(f"schema {schema}", f"{role} has {privilege}", sql)
     yield from _plan_binder_tables(tables, house)
     standing = {(row["name"], row["arguments"]): row for row in facts.functions}
-    for function in binder.functions(house.key_type, mode):
+    functions = binder.functions(house.key_type, mode)
+    for function in functions:
         yield from _plan_function(function, standing.get((function.name, function.arguments)))
-        for name, arguments in sorted(standing):
-            if name == function.name and arguments != function.arguments:
-                # A call might find it instead of ours.
-                sql = f"DROP FUNCTION {name}({arguments});"
-                yield Change(f"{name}({arguments})", "is not of this version", sql)
+    for name, arguments in sorted(set(standing) - {(function.name, function.arguments) for function in functions}):
+        if any(name == function.name for function in functions):  # a call might find it instead of ours
+            yield Change(f"{name}({arguments})", "is not of this version", f"DROP FUNCTION {name}({arguments});")
 
 
 def _plan_binder_tables(tables: Mapping[str, Row], house: House) -> Iterable[Change]:

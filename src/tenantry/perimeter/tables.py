@@ -71,11 +71,12 @@ def _plan_tenant_table(relation: Row, facts: SchemaFacts, house: House) -> Itera
 
 
 def _isolation_sql(table: str, column: str) -> str:
-    test = f"{column} = (SELECT tenantry.current_tenant_v1())"
+    bound = "(SELECT tenantry.current_tenant_v1())"
     return (
         f"DROP POLICY IF EXISTS {ISOLATION} ON {table};\n"
         f"CREATE POLICY {ISOLATION} ON {table} AS RESTRICTIVE FOR ALL TO PUBLIC\n"
-        f"  USING ({test})\n  WITH CHECK ({test});"
+        f"  USING (tenantry.same_v1({column}, {bound}) AND {column} = {bound})\n"
+        f"  WITH CHECK ({column} = {bound});"
     )
 
 
@@ -93,8 +94,9 @@ def _is_isolation(row: Row | None, column: str) -> bool:
     # Which names the server quotes differs by version; a varchar or a domain is compared as its base type.
     names = (column, f'"{column}"')
     lefts = [*names, *(f"({name})::{base}" for name in names for base in ("text", "bigint", "integer", "uuid"))]
-    forms = {f"({left} = {call})" for left in lefts}
-    return row["using"] in forms and row["check"] in forms
+    equal = {f"({left} = {call})" for left in lefts}
+    guarded = {f"(tenantry.same_v1({left}, {call}) AND ({left} = {call}))" for left in lefts}
+    return row["using"] in guarded and row["check"] in equal
 
 
 def _is_access(row: Row | None) -> bool:
@@ -139,6 +141,7 @@ def find_holes(facts: SchemaFacts, house: House, shared: Sequence[str]) -> list[
     """What only a change of the application's tables closes: keys without the tenant column, unclear tables."""
     return [
         *_find_columns(facts, house, shared),
+        *_find_policies(facts),
         *_find_keys(facts, house),
         *_find_functions(facts),
         *_find_strays(facts, shared),
@@ -172,6 +175,17 @@ def _find_column_faults(relation: Row, house: House) -> Iterable[Finding]:
     if not relation["tenant_exact"]:
         fix = f'ALTER TABLE {name} ALTER COLUMN {quoted(column)} TYPE {relation["tenant_type"]} COLLATE "default";'
         yield Finding(name, f"the collation of {column} takes different keys for the same one", fix)
+
+
+def _find_policies(facts: SchemaFacts) -> Iterable[Finding]:
+    ours = {(row["schema"], row["table"]) for row in facts.policies if row["name"] == ISOLATION}
+    for row in facts.policies:
+        # PostgreSQL takes restrictive policies in the order of their names, and only the first comes before conditions.
+        early = not row["permissive"] and row["name"].encode() < ISOLATION.encode()
+        if early and (row["schema"], row["table"]) in ours:
+            what = f"the restrictive policy {row['name']} is asked before {ISOLATION}: conditions then see others' rows"
+            fix = f"rename it so that it comes after {ISOLATION} in the alphabet"
+            yield Finding(quoted(row["schema"], row["table"]), what, fix)
 
 
 def _find_keys(facts: SchemaFacts, house: House) -> Iterable[Finding]:

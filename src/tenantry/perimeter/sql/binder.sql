@@ -98,6 +98,16 @@ BEGIN
     HINT = 'Run the statement inside a tenant scope, in a transaction that Tenantry began.';
 END $$;
 
+-- same_v1 --
+-- Whether a row is the tenant's: the policies ask this of each row before anything else.
+-- PostgreSQL may evaluate a condition of the caller's before a policy, if its functions are leakproof and cheap. That
+-- shows no row, but a sub-select inside of it runs, or not, as others' rows will have it: enough to guess every value of
+-- every tenant. Conditions are ordered by cost, and among equals the policy's come first; so this one costs nothing. An
+-- equality that the planner knows as such would be moved to the end; this is the same function under another name.
+CREATE OR REPLACE FUNCTION tenantry.same_v1({{left}}, {{right}}) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS '{{equality}}';
+UPDATE pg_catalog.pg_proc SET procost = 0 WHERE oid = 'tenantry.same_v1({{left}}, {{right}})'::pg_catalog.regprocedure;
+
 -- bind_v1 --
 -- Verify a token and bind its tenant to this transaction. It must be the first statement.
 -- No SET clause: it has to leave search_path set for the transaction. So every name and operator here is qualified, and
