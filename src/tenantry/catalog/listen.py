@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import selectors
 import socket
@@ -10,6 +11,7 @@ from threading import Event, Thread
 
 import psycopg
 
+from tenantry.catalog.reach import answers_within
 from tenantry.postgres.connect import merge_dsn
 
 log = logging.getLogger("tenantry.catalog")
@@ -38,6 +40,7 @@ class Listener:
             keepalives_count=3,
             tcp_user_timeout=10_000,
         )
+        self._seconds = seconds
         self._heard = heard
         self._changed = changed
         self._stop = Event()
@@ -50,12 +53,17 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; returns when it has ended."""
+        """End the thread; returns when it has ended, or after 10 seconds while it waits for a server to let it in."""
         self._stop.set()
         self._waker.close()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
-        self._wake.close()
+        if not self._thread.is_alive():
+            self._wake.close()
+
+    async def stop_async(self) -> None:
+        """The same for tasks."""
+        await asyncio.to_thread(self.stop)
 
     def wait(self, seconds: float) -> bool:
         """Wait until the connection listens; False if it does not within ``seconds``."""
@@ -66,26 +74,48 @@ class Listener:
         while not self._stop.is_set():
             try:
                 with psycopg.connect(self._dsn, autocommit=True) as conn:
-                    attempt = 0
                     self._listen(conn)
             except psycopg.Error as error:
                 log.warning("catalog notifications are lost: %s", str(error).strip().splitlines()[:1])
             finally:
                 if self._listening.is_set():
+                    attempt = 0
                     self._listening.clear()
                     self._changed(False)
             self._stop.wait(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
             attempt += 1
 
     def _listen(self, conn: psycopg.Connection) -> None:
-        conn.execute(f"LISTEN {CHANNEL}")
+        with answers_within(conn, self._seconds):
+            conn.execute(f"LISTEN {CHANNEL}")
+        if self._stop.is_set():
+            return
         self._changed(True)
         self._listening.set()
+        asked = False
         with selectors.DefaultSelector() as selector:
             selector.register(conn, selectors.EVENT_READ)
             selector.register(self._wake, selectors.EVENT_READ)
             while not self._stop.is_set():
-                if not selector.select(_BEAT_SECONDS):
-                    conn.execute("SELECT")  # a connection that was lost without a word shows itself
-                for notify in conn.notifies(timeout=0):
-                    self._heard(notify.payload)
+                if selector.select(self._seconds if asked else _BEAT_SECONDS):
+                    asked = self._hear(conn, asked)
+                elif asked:
+                    raise psycopg.OperationalError(f"the catalog has said nothing for {self._seconds:g} s")
+                else:
+                    _ask(conn)
+                    asked = True
+
+    def _hear(self, conn: psycopg.Connection, asked: bool) -> bool:
+        """Take what has come; whether the last question is still open."""
+        conn.pgconn.consume_input()
+        while asked and not conn.pgconn.is_busy():
+            asked = conn.pgconn.get_result() is not None
+        while notify := conn.pgconn.notifies():
+            self._heard(notify.extra.decode(errors="replace"))
+        return asked
+
+
+def _ask(conn: psycopg.Connection) -> None:
+    """Send a question without waiting: on a connection that was lost without a word no answer comes."""
+    conn.pgconn.send_query(b"SELECT")
+    conn.pgconn.flush()

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, errors
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -23,7 +23,8 @@ from tenantry.catalog import rows
 from tenantry.catalog.cache import Name, TenantCache
 from tenantry.catalog.fleet_view import ActiveKey, FleetView, Login
 from tenantry.catalog.listen import Listener
-from tenantry.errors import NotFound, ServerUnreachable, TenantNotFound
+from tenantry.catalog.reach import answers_within, refusal
+from tenantry.errors import NotFound, ServerUnreachable, ServerUnsuitable, TenantNotFound, Unavailable
 from tenantry.model import Tenant, shown
 from tenantry.postgres import sqlfile
 from tenantry.postgres.connect import APPLICATION_NAME, merge_dsn, shown_dsn
@@ -34,6 +35,7 @@ log = logging.getLogger("tenantry.catalog")
 _SQL = sqlfile.load("tenantry.catalog", "queries.sql")
 _POOL_SIZE = 4
 _MISSED_FLEET_SECONDS = 60.0
+_AWAY_SECONDS = 1.0
 
 
 class CatalogView:
@@ -56,37 +58,29 @@ class CatalogView:
         self._listener: Listener | None = None
         self._fleet: FleetView | None = None
         self._fleet_at = 0.0
-        self._fleet_changed = True
+        self._news = 0  # how often the fleet has changed
+        self._news_asked = self._news_known = -1  # at which of these it was last asked for, and read
+        self._away_until = 0.0  # 0: the catalog answers
         self._opening = threading.Lock()
         in_child(self._in_child)
 
     def open(self) -> None:
-        """Connect, listen, and read the fleet. Calls after the first do nothing.
+        """Connect, listen, and read the fleet. Calls after the first that went well do nothing.
 
         Raises:
             ServerUnreachable: the catalog does not answer.
+            NotFound: there is none, or it is empty.
         """
         with self._opening:
-            if self._pool is not None:
-                return
-            pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
-                merge_dsn(self._dsn, application_name=APPLICATION_NAME, connect_timeout=max(2, round(self._seconds))),
-                min_size=0,
-                max_size=_POOL_SIZE,
-                timeout=self._seconds,
-                kwargs={"autocommit": True, "row_factory": dict_row},
-                open=False,
-            )
-            pool.open()
-            listener = Listener(self._dsn, seconds=self._seconds, heard=self._heard, changed=self._listening)
-            self._pool, self._listener = pool, listener
-            listener.start()
+            if self._pool is None:
+                self._connect()
         self.fleet()
 
     def close(self) -> None:
         """Stop listening and close the connections."""
         pool, listener = self._pool, self._listener
         self._pool = self._listener = self._fleet = None
+        self._away_until = 0.0
         self.cache.clear()
         if listener is not None:
             listener.stop()
@@ -120,24 +114,25 @@ class CatalogView:
 
     def fleet(self) -> FleetView:
         """The house, plans, shards and signing key; read again after they have changed."""
-        fleet = self._fleet
+        fleet, news = self._fleet, self._news
         missed = not self.cache.listening and time.monotonic() - self._fleet_at > _MISSED_FLEET_SECONDS
-        if fleet is not None and not self._fleet_changed and not missed:
+        if fleet is not None and self._news_asked == news and not missed:
             return fleet
-        self._fleet_changed = False
+        self._news_asked = news
         try:
-            self._fleet = fleet = self._read_fleet()
-        except ServerUnreachable:
-            self._fleet_changed = True
-            if fleet is None:
+            found = self._read_fleet()
+        except BaseException as error:
+            self._news_asked = -1
+            if fleet is None or not isinstance(error, Unavailable):
                 raise
-            log.warning("the catalog does not answer; going on with what is known of the fleet")
-        self._fleet_at = time.monotonic()
-        return fleet
+            return fleet
+        if news >= self._news_known:
+            self._fleet, self._news_known, self._fleet_at = found, news, time.monotonic()
+        return found
 
     def forget_fleet(self) -> None:
         """Read the fleet again when it is asked for next."""
-        self._fleet_changed = True
+        self._news += 1
 
     def known_fleet(self) -> FleetView:
         """The fleet as it is in memory; no I/O.
@@ -149,10 +144,26 @@ class CatalogView:
             raise NotFound("the view of the catalog is not open", hint="call open() on the router first")
         return self._fleet
 
+    def _connect(self) -> None:
+        pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
+            merge_dsn(self._dsn, application_name=APPLICATION_NAME, connect_timeout=max(2, round(self._seconds))),
+            min_size=0,
+            max_size=_POOL_SIZE,
+            timeout=self._seconds,
+            reconnect_timeout=self._seconds,  # else it tries less and less often, and the next try is minutes away
+            kwargs={"autocommit": True, "row_factory": dict_row},
+            open=False,
+        )
+        pool.open()
+        self._pool = pool
+        self._listener = Listener(self._dsn, seconds=self._seconds, heard=self._heard, changed=self._listening)
+        self._listener.start()
+
     def _in_child(self) -> None:
         leave_to_parent(self._pool, self._listener)
         self._pool = self._listener = self._fleet = None
         self._opening = threading.Lock()
+        self._away_until = 0.0
         self.cache.start_over()
 
     def _fetch(self, name: Name, *, stale: bool = True) -> Tenant:
@@ -161,19 +172,21 @@ class CatalogView:
         mark = self.cache.mark
         kind, value = name
         house = self.fleet().house
-        parameter = str(value) if kind == "key" else value
+        now = time.monotonic()
         try:
-            found = self._rows(_SQL[f"tenant_by_{kind}"], (parameter,))
-        except ServerUnreachable:
-            old = self.cache.get(name, time.monotonic(), stale=True) if stale else None
+            found = self._rows(_SQL[f"tenant_by_{kind}"], (str(value) if kind == "key" else value,))
+        except Unavailable:
+            old = self.cache.get(name, now, stale=True) if stale else None
             if old is None:
                 raise
             return old
+        except (psycopg.DataError, UnicodeEncodeError):
+            raise _not_found(name) from None
         if not found:
-            self.cache.put_absent(name, time.monotonic(), mark)
+            self.cache.put_absent(name, now, mark)
             raise _not_found(name)
         tenant = rows.tenant(found[0], house.key_type)
-        self.cache.put(name, tenant, time.monotonic(), mark)
+        self.cache.put(name, tenant, now, mark)
         return tenant
 
     def _read_fleet(self) -> FleetView:
@@ -193,39 +206,82 @@ class CatalogView:
         )
 
     def _rows(self, query: Any, parameters: tuple[Any, ...] = ()) -> list[DictRow]:
+        """Ask the catalog. After it did not answer, one asks at a time, and the others get the error at once."""
+        now = time.monotonic()
+        if self._away_until:
+            if now < self._away_until:
+                raise ServerUnreachable("the catalog does not answer", where=shown_dsn(self._dsn))
+            self._away_until = now + self._seconds + _AWAY_SECONDS
         if self._pool is None:
             self.open()
-        assert self._pool is not None
-        for last in (False, True):
+        error: psycopg.Error | None = None
+        for _ in range(_POOL_SIZE + 1):  # each idle connection may have been lost
             try:
-                with self._pool.connection() as conn:
+                found = self._ask(query, parameters, now + self._seconds)
+            except psycopg.OperationalError as caught:
+                error = caught
+                if isinstance(error, PoolTimeout) or time.monotonic() - now >= self._seconds:
+                    break
+            else:
+                self._away_until = 0.0
+                return found
+        self._away_until = time.monotonic() + _AWAY_SECONDS
+        raise self._unreachable() from error
+
+    def _ask(self, query: Any, parameters: tuple[Any, ...], until: float) -> list[DictRow]:
+        assert self._pool is not None
+        try:
+            with self._pool.connection() as conn:
+                remaining = max(0.0, until - time.monotonic())
+                with answers_within(conn, remaining):
                     return conn.execute(query, parameters).fetchall()
-            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-                raise NotFound(
-                    "there is no catalog", where=shown_dsn(self._dsn), hint="run 'tenantry init' first"
-                ) from None
-            except (psycopg.OperationalError, PoolTimeout) as error:
-                if last or isinstance(error, PoolTimeout):
-                    raise ServerUnreachable("the catalog does not answer", where=shown_dsn(self._dsn)) from error
-        raise AssertionError("unreachable")
+        except (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName):
+            raise NotFound(
+                "there is no catalog, or it is older than this version",
+                where=shown_dsn(self._dsn),
+                hint="run 'tenantry init'",
+            ) from None
+        except errors.InsufficientPrivilege:
+            raise ServerUnsuitable(
+                "the login may not read the catalog",
+                where=shown_dsn(self._dsn),
+                hint="use the DSN that 'tenantry init' printed, or run it again",
+            ) from None
+
+    def _unreachable(self) -> ServerUnreachable:
+        """Why, if nothing is known yet: then somebody waits for the word that helps, such as a wrong password."""
+        known = self._fleet is not None
+        log.warning("the catalog does not answer%s", "; going on with what is known" if known else "")
+        reason = None if known else refusal(self._dsn, self._seconds)
+        return reason or ServerUnreachable("the catalog does not answer", where=shown_dsn(self._dsn))
 
     def _heard(self, payload: str) -> None:
+        """News of the catalog, or of anybody else who may connect to it: all that it can do is make us ask again."""
         what, _, which = payload.partition(" ")
-        if what == "tenant":
-            self.cache.forget(UUID(which))
+        tenant_id = _uuid(which) if what == "tenant" else None
+        if tenant_id is not None:
+            self.cache.forget(tenant_id)
         elif what == "new":
             self.cache.forget_absent()
         elif what == "fleet":
-            self._fleet_changed = True
+            self._news += 1
         else:
             self.cache.clear()
-            self._fleet_changed = True
+            self._news += 1
 
     def _listening(self, listening: bool) -> None:
         self.cache.listening = listening
         if listening:
             self.cache.clear()
-            self._fleet_changed = True
+            self._news += 1
+            self._away_until = 0.0
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def _not_found(name: Name) -> TenantNotFound:
