@@ -14,8 +14,15 @@ _ROUNDS = 20
 
 
 def expire(house: House) -> None:
-    """Let time pass: leases run out, what was postponed comes up again. Grace periods stay."""
+    """Let time pass: leases run out, what was postponed comes up again. Grace periods stay.
+
+    The catalog ends sessions that are idle in a transaction for long, as those of a process that was stopped.
+    """
     with catalog(house) as conn:
+        conn.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+        )
         conn.execute(
             "UPDATE operations SET lease_until = least(lease_until, now()), resume_at = least(resume_at, now())"
             " WHERE state IN ('running', 'undoing', 'pending')"

@@ -28,6 +28,8 @@ Conn = AsyncConnection[DictRow]
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 _POOL_SIZE = 8
+# A process that is stopped in a transaction must not hold its locks for ever.
+_IDLE_SECONDS = 60
 
 
 class CatalogStore:
@@ -51,7 +53,7 @@ class CatalogStore:
             size=_POOL_SIZE,
             seconds=self.seconds,
             name=APPLICATION_NAME,
-            options=f"-c search_path={SCHEMA},pg_temp",
+            options=f"-c search_path={SCHEMA},pg_temp -c idle_in_transaction_session_timeout={_IDLE_SECONDS}s",
             row_factory=dict_row,
         )
         await self._pool.open()

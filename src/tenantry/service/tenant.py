@@ -150,9 +150,9 @@ async def _create_batch(
             raise _just_taken(error) from None
         args = {"isolation": isolation, "shard": shard}
         operation = await control.engine.start(conn, "provision", args, ids, control.actor)
-    await control.engine.run(operation)
+    state = await control.engine.run(operation)
     created = await _by_id(control, ids)
-    if len(created) < len(ids) or any(tenant.state is TenantState.PROVISIONING for tenant in created):
+    if state != "done" and [tenant.state for tenant in created] != [TenantState.ACTIVE] * len(ids):
         raise OperationFailed("provisioning goes on in another process", where=f"operation {operation['id']}")
     return created
 
