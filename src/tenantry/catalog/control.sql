@@ -77,7 +77,8 @@ SELECT id, shard, database, schema, isolation, state, template FROM spaces WHERE
 SELECT DISTINCT shard, database FROM spaces WHERE state NOT IN ('building', 'template') ORDER BY shard, database
 
 -- space_built --
-UPDATE spaces SET state = %s, template = %s WHERE id = ANY (%s)
+-- Whoever brought it up has noted the version that it has.
+UPDATE spaces SET state = %s, template = coalesce(template, %s) WHERE id = ANY (%s)
 
 -- space_template --
 UPDATE spaces SET template = %s WHERE id = ANY (%s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from tenantry.errors import OperationFailed, TenantryError
+from tenantry.operations.engine import is_passing
 from tenantry.operations.steps import Kind, Step, Work
 from tenantry.placements import database
 from tenantry.placements.space import Space
@@ -13,35 +14,47 @@ log = logging.getLogger("tenantry.operations")
 
 
 async def _template(work: Work) -> None:
-    """The template databases first, so that what is made from now on is new."""
-    for row in await work.store.fetch("shards"):
-        await database.build_template(work.estate, row["name"])
+    """The template databases first: what is made from now on is new, and what fails in an empty home is not tried on a
+    tenant. A shard that is away does not keep the others from it."""
+    for space in await _behind(work):
+        if space.state == "template":
+            try:
+                await database.build_template(work.estate, space.shard)
+            except TenantryError as error:
+                if not is_passing(error):
+                    raise
+                log.error("%s: %s", space.name, error)
 
 
 async def _spaces(work: Work) -> None:
     """Each space notes its version when it is done, so a second run goes on where the first one stopped. One that fails
     does not keep the others from it."""
-    version = work.estate.template.version()
     failed: list[TenantryError] = []
-    for row in await work.store.fetch("spaces"):
-        space = Space.of(row)
-        if space.template == version or space.state == "template":
-            continue
+    for space in await _behind(work):
         try:
-            await work.estate.bring_up(space)
+            if space.state == "template":
+                await database.build_template(work.estate, space.shard)
+            else:
+                await work.estate.bring_up(space)
         except TenantryError as error:
-            log.error("%s: %s", space.name, error)
-            failed.append(error)
-        else:
-            await work.store.fetch("space_template", (version, [space.id]))
+            if await work.store.fetch("space", (space.id,)):  # else its tenant has been deleted meanwhile
+                log.error("%s: %s", space.name, error)
+                failed.append(error)
     if failed:
-        raise _summary(failed) from failed[0]
+        raise _summary(failed) from next((error for error in failed if not is_passing(error)), failed[0])
+
+
+async def _behind(work: Work) -> list[Space]:
+    version = work.estate.template.version()
+    spaces = [Space.of(row) for row in await work.store.fetch("spaces")]
+    return [space for space in spaces if space.template != version]
 
 
 def _summary(failed: list[TenantryError]) -> OperationFailed:
+    count = "1 space" if len(failed) == 1 else f"{len(failed)} spaces"
     places = ", ".join(str(error.where) for error in failed[:5])
     return OperationFailed(
-        f"{len(failed)} spaces could not be migrated, the others were: {failed[0]}",
+        f"{count} could not be migrated, the others were: {failed[0]}",
         where=places + (", ..." if len(failed) > 5 else ""),
         hint="mend what the message says, then run 'tenantry migrate' again: it goes on with those that are left",
     )

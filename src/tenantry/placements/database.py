@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Sequence
 
 import psycopg
@@ -12,28 +12,39 @@ from tenantry.placements.estate import Estate
 from tenantry.placements.pooled import create_database, create_schema
 from tenantry.placements.space import Home, Space
 
+log = logging.getLogger("tenantry.placements")
+
 TEMPLATE_DATABASE = "tenantry_template"
 
-_BUSY_SECONDS = 0.2
-_BUSY_ATTEMPTS = 100
+_PATIENCE_SECONDS = 60
 
 
 async def build(estate: Estate, space: Space) -> None:
     """Copy the template database, and close the wall of the copy. Grants on a database are not copied with it."""
+    version = estate.template.version()
     template = await estate.store.fetch("template_space", (space.shard,))
-    if not template or template[0]["template"] != estate.template.version():
+    if not template or template[0]["template"] != version:
         await build_template(estate, space.shard)
-    async with estate.root(space.shard) as conn:
-        for attempt in range(1, _BUSY_ATTEMPTS + 1):
-            try:
-                await create_database(conn, space.database, TEMPLATE_DATABASE)
-                break
-            except psycopg.errors.ObjectInUse:
-                # Somebody else copies or updates the template; there is no event to wait for.
-                if attempt == _BUSY_ATTEMPTS:
-                    raise
-                await asyncio.sleep(_BUSY_SECONDS)
+    if not await _copy(estate, space):
+        # It was copied before, and nobody knows from which version.
+        await estate.wall(space.shard, space.database, [space.schema])
+        await estate.bring_up(space)
+        return
     await estate.wall(space.shard, space.database, [space.schema])
+    await estate.store.fetch("space_template", (version, [space.id]))
+
+
+async def _copy(estate: Estate, space: Space) -> bool:
+    """Whether it was copied now. Several may copy at once, but not while somebody updates the template."""
+    async with estate.root(space.shard) as conn:
+        await conn.execute(f"SET lock_timeout = '{_PATIENCE_SECONDS}s'")
+        await conn.execute("SELECT pg_advisory_lock_shared(hashtextextended(%s, 0))", (TEMPLATE_DATABASE,))
+        try:
+            return await create_database(conn, space.database, TEMPLATE_DATABASE)
+        except psycopg.errors.InvalidCatalogName:
+            log.warning("%s: the template database is gone; it is made anew", space.shard)
+    await build_template(estate, space.shard)
+    return await _copy(estate, space)
 
 
 async def build_template(estate: Estate, shard: str) -> None:
@@ -43,7 +54,9 @@ async def build_template(estate: Estate, shard: str) -> None:
     space = Space.of(row[0])
     name = sql.Identifier(TEMPLATE_DATABASE)
     async with estate.root(shard) as conn:
-        await conn.execute("SELECT pg_advisory_lock(hashtextextended('tenantry template', 0))")
+        await conn.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (TEMPLATE_DATABASE,))
+        if space.template is None:  # another house's, or one that was never finished
+            await conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
         await create_database(conn, TEMPLATE_DATABASE)
         await conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
         try:
@@ -53,7 +66,6 @@ async def build_template(estate: Estate, shard: str) -> None:
             await estate.bring_up(space)
         finally:
             await conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
-        await estate.store.fetch("space_template", (estate.template.version(), [space.id]))
 
 
 async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:

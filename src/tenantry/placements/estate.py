@@ -26,7 +26,7 @@ from tenantry.model import House, Shard
 from tenantry.perimeter.apply import PerimeterPlan, apply_perimeter
 from tenantry.perimeter.binder import ADMIN
 from tenantry.placements.space import Space
-from tenantry.placements.template import Template, parse_template
+from tenantry.placements.template import LOCK_SECONDS, Template, parse_template
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
 from tenantry.postgres.pool import Pool, make_pool
 from tenantry.settings import Settings
@@ -37,7 +37,7 @@ _POOLS = 16
 _POOL_SIZE = 4
 _NAME_LENGTH = 63
 _EXPEL_MILLISECONDS = 5000
-_TELL_SECONDS = 60.0
+_TELL_SECONDS = 30.0  # less than a transaction of the catalog may be idle
 
 Conn = AsyncConnection[Any]
 
@@ -223,30 +223,41 @@ class Estate:
 
     async def wall(self, shard: str, database: str, schemas: Sequence[str], *, server: bool = False) -> PerimeterPlan:
         """Close the perimeter of some schemas of a database, and tell it the plans and the signing keys."""
-        house, mode = await self.house(), (await self.shard(shard)).binding
         async with self.root(shard, database) as conn:
-            done = await apply_perimeter(conn, house, mode, schemas, self.shared, server=server)
-            async with self.store.transaction() as catalog:
-                await self._tell(catalog, conn)
+            return await self._wall(conn, shard, schemas, server=server)
+
+    async def _wall(self, conn: Conn, shard: str, schemas: Sequence[str], *, server: bool = False) -> PerimeterPlan:
+        house, mode = await self.house(), (await self.shard(shard)).binding
+        done = await apply_perimeter(conn, house, mode, schemas, self.shared, server=server)
+        async with self.store.transaction() as catalog:
+            await self._tell(catalog, conn)
         return done
 
     async def bring_up(self, space: Space) -> None:
-        """Bring the application's tables in a space up to date, and close the wall around them.
+        """Bring the application's tables in a space up to date, close the wall around them, and note their version.
 
         Raises:
-            OperationFailed: the application's migrations failed there.
+            TenantryError: the application's migrations failed there; ``where`` is the space.
         """
-        dsn = merge_dsn(await self.root_dsn(space.shard), dbname=space.database)
-        await self._enter(space.shard, dsn)
+        version = self.template.version()  # it may change while they run: an old one noted does no harm, a new one does
         try:
-            await self.template.apply(dsn, space.schema)
+            await self._bring_up(space)
         except TenantryError as error:
             error.where = space.name
             raise
         except psycopg.Error as error:
             reason = str(error).strip().partition("\n")[0]
-            raise OperationFailed(f"the template can't be applied: {reason}", where=space.name) from error
-        await self.wall(space.shard, space.database, [space.schema])
+            raise OperationFailed(f"it can't be brought up to date: {reason}", where=space.name) from error
+        await self.store.fetch("space_template", (version, [space.id]))
+
+    async def _bring_up(self, space: Space) -> None:
+        dsn = merge_dsn(await self.login_dsn(space.shard, ADMIN, space.database), application_name=self.name)
+        async with self.root(space.shard, space.database) as conn:
+            # Not every migration tool keeps out a second one of its kind.
+            await conn.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+            await conn.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"tenantry {space.schema}",))
+            await self.template.apply(dsn, space.schema)
+            await self._wall(conn, space.shard, [space.schema])
 
     async def inform(self, shard: str, database: str) -> None:
         """Tell a database the plans and keys."""

@@ -149,12 +149,14 @@ def _numbered(number: int) -> sql.Identifier:
     return sql.Identifier(f"cut{number}")
 
 
-async def create_database(conn: Conn, name: str, template: str = "template0") -> None:
-    """Create a database if it is not there. ``template0`` has nothing in it that somebody else put there."""
+async def create_database(conn: Conn, name: str, template: str = "template0") -> bool:
+    """Create a database if it is not there; whether it was created. ``template0`` has nothing in it that somebody else
+    put there."""
     found = await (await conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))).fetchone()
     if found is None:
         query = "CREATE DATABASE {} TEMPLATE {} STRATEGY wal_log"
         await conn.execute(sql.SQL(query).format(sql.Identifier(name), sql.Identifier(template)))
+    return found is None
 
 
 async def create_schema(conn: Conn, name: str) -> None:
