@@ -44,6 +44,8 @@ class BinderFunction:
     arguments: str
     sql: str
     executors: tuple[str, ...] = ()
+    stronger: str = ""
+    """What a superuser makes instead; who is none leaves it as it is."""
 
     @property
     def signature(self) -> str:
@@ -53,7 +55,11 @@ class BinderFunction:
     @property
     def digest(self) -> str:
         """Changes when our text of the function changes."""
-        return sha256(self.sql.encode()).hexdigest()[:16]
+        return _digest(self.sql)
+
+    def marks(self, body: str) -> set[str]:
+        """The comments that a function with this body may have; ``body``: a digest of what the server made of it."""
+        return {f"tenantry {_digest(sql)} {body}" for sql in (self.sql, self.stronger) if sql}
 
     def install(self) -> str:
         """Make it, give it to its owner, and note what the server made of it, so that a later change shows."""
@@ -68,8 +74,16 @@ class BinderFunction:
         )
 
 
-def functions(key_type: KeyType, mode: BindingMode) -> list[BinderFunction]:
-    """The functions in the order in which they can be made."""
+def _digest(sql: str) -> str:
+    return sha256(sql.encode()).hexdigest()[:16]
+
+
+def functions(key_type: KeyType, mode: BindingMode, *, superuser: bool = True) -> list[BinderFunction]:
+    """The functions in the order in which they can be made.
+
+    Args:
+        superuser: whether a superuser makes them.
+    """
     text = sqlfile.load("tenantry.perimeter", "sql/binder.sql")
 
     def fill(section: str) -> str:
@@ -90,15 +104,29 @@ def functions(key_type: KeyType, mode: BindingMode) -> list[BinderFunction]:
     ]
     if signed:
         made.append(BinderFunction("tenantry_priv.claim_v1", "text", fill("signed_claim_v1")))
-    for left, equality in _SAME[key_type].items():
-        sql = text["same_v1"].replace("{{left}}", left).replace("{{right}}", key_type).replace("{{equality}}", equality)
-        made.append(BinderFunction("tenantry.same_v1", f"{left}, {key_type}", sql, _EVERYBODY))
+    made += _same(key_type, superuser)
     made += [
         BinderFunction("tenantry_priv.bound_v1", "", fill(f"{mode}_bound_v1")),
         BinderFunction("tenantry_priv.seal_v1", "text", fill(f"{mode}_seal_v1")),
         BinderFunction("tenantry.current_tenant_v1", "", fill(f"{mode}_current_tenant_v1"), _EVERYBODY),
         BinderFunction("tenantry.bind_v1", "text", fill("bind_v1"), (APP,)),
     ]
+    return made
+
+
+def _same(key_type: KeyType, superuser: bool) -> list[BinderFunction]:
+    text = sqlfile.load("tenantry.perimeter", "sql/binder.sql")
+    made = []
+    for left, equality in _SAME[key_type].items():
+        free, cheap = (
+            text[name].replace("{{left}}", left).replace("{{right}}", key_type).replace("{{equality}}", equality)
+            for name in ("same_v1", "cheap_same_v1")
+        )
+        arguments = f"{left}, {key_type}"
+        if superuser:
+            made.append(BinderFunction("tenantry.same_v1", arguments, free, _EVERYBODY))
+        else:
+            made.append(BinderFunction("tenantry.same_v1", arguments, cheap, _EVERYBODY, stronger=free))
     return made
 
 

@@ -174,7 +174,7 @@ def _plan_binder(facts: DatabaseFacts, house: House, mode: BindingMode) -> Itera
             yield Change(f"schema {schema}", f"{role} has {privilege}", sql)
     yield from _plan_binder_tables(tables, house)
     standing = {(row["name"], row["arguments"]): row for row in facts.functions}
-    functions = binder.functions(house.key_type, mode)
+    functions = binder.functions(house.key_type, mode, superuser=facts.superuser)
     for function in functions:
         yield from _plan_function(function, standing.get((function.name, function.arguments)))
     for name, arguments in sorted(set(standing) - {(function.name, function.arguments) for function in functions}):
@@ -212,7 +212,7 @@ def _function_fault(function: binder.BinderFunction, row: Row | None) -> str | N
         return "is missing"
     if row["owner"] != SEC:
         return f"belongs to {row['owner']}"
-    if row["comment"] != f"tenantry {function.digest} {row['body']}":
+    if row["comment"] not in function.marks(row["body"]):
         return "differs from this version's"
     return "can't be executed by those who must" if set(function.executors) - set(row["executors"]) else None
 
