@@ -33,6 +33,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("src/tenantry/catalog/view_async.py", "src/tenantry/catalog/view.py"),
     ("src/tenantry/routing/pools_async.py", "src/tenantry/routing/pools.py"),
     ("src/tenantry/routing/router_async.py", "src/tenantry/routing/router.py"),
+    ("tests/catalog/test_outage_async.py", "tests/catalog/test_outage.py"),
     ("tests/catalog/test_view_async.py", "tests/catalog/test_view.py"),
     ("tests/integrations/test_engine_async.py", "tests/integrations/test_engine.py"),
     ("tests/integrations/test_psycopg_async.py", "tests/integrations/test_psycopg.py"),

@@ -58,6 +58,7 @@ def test_a_tenant_is_found_by_each_of_its_names(seen: Seen, slug: str) -> None:
     tenant = view.find("slug", slug)
     domain = f"{slug}.example"
     catalog.run("INSERT INTO domains (domain, tenant) VALUES (%s, %s)", domain, tenant.id)
+    seen.events.wait_for("new", "new")
     assert tenant.placement == Placement("main", "app", "public", tenant.placement.isolation, 1)  # type: ignore[union-attr]
     for kind, value in (("slug", slug), ("key", tenant.key), ("id", tenant.id), ("domain", domain)):
         view.cache.clear()
