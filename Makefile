@@ -48,6 +48,7 @@ lint: $(READY)  ## Style, types, floors, sizes, generated files
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tools.async_to_sync --check
 	$(BIN)/python -m tools.bounds
+	$(BIN)/python -m tools.cli_page --check
 
 .PHONY: format
 format: $(READY)  ## Rewrite what can be rewritten by machine
