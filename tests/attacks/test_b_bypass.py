@@ -207,9 +207,7 @@ def test_i038_alter_own_role(wall: Wall, attacker: Attacker) -> None:
         named = {change.why for change in wall.plan().changes}
     finally:
         wall.apply()
-    assert named == {
-        f"has the persistent setting {name}" for name in ("lock_timeout", "search_path", "row_security")
-    }
+    assert named == {f"has the persistent setting {name}" for name in ("lock_timeout", "search_path", "row_security")}
     only_a(Attacker(wall, wall.bound()).run("SELECT * FROM orders"), wall)
 
 
