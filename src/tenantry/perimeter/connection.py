@@ -38,16 +38,14 @@ else:
     _Base = object
 
 BIND = b"SELECT tenantry.bind_v1($1)"
+_NAMES_ARE_OPEN = b"SELECT pg_catalog.has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE')"
 
 _IDLE = pq.TransactionStatus.IDLE
 _FATAL = pq.ExecStatus.FATAL_ERROR
 _PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
-_NO_SUCH_STATEMENT = b"26000"
-_BEGUN_AND_PREPARED = 2
-
 _SQLSTATE = pq.DiagnosticField.SQLSTATE
-_DUPLICATE = b"42P05"
-_PREPARED_OTHERWISE = (b"26000", _DUPLICATE)
+_NO_SUCH_STATEMENT = b"26000"
+_OPENNESS = 2  # the place of the answer among the results: BEGIN, the statement, the answer, the binding
 
 _MEANING: dict[str, type[TenantryError]] = {
     "42501": BindingRefused,
@@ -72,7 +70,8 @@ class BoundConnectionMixin(_Base):
     _bind_name: bytes | None = None
     prepare_bind = True
     """Whether the binding is a prepared statement. Behind a pooler it must not be one: the pooler may hand the
-    transaction to a backend that does not have it, or have one of a name that can be guessed."""
+    transaction to a backend that does not have it, or have one of a name that can be guessed. Where SQL can look names
+    up (a wall that no superuser made), the connection finds out by itself."""
 
     def bind_to(self, mint: Mint, guard: Guard | None = None) -> None:
         """Bind the transactions that follow.
@@ -129,7 +128,7 @@ class BoundConnectionMixin(_Base):
             yield from self._queue_bound(begin, token)
             return
         failed = yield from self._send_bound(begin, token)
-        if failed is not None and failed.error_field(pq.DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
+        if failed is not None and failed.error_field(_SQLSTATE) == _NO_SUCH_STATEMENT:
             # SQL has dropped the prepared statements behind our back: psycopg's are gone as well.
             yield from super()._exec_command(b"ROLLBACK")
             self._prepared.clear()
@@ -141,19 +140,16 @@ class BoundConnectionMixin(_Base):
 
     def _send_bound(self, begin: bytes, token: bytes) -> PQGen[Any]:
         """Begin and bind in one round trip; return what failed, or None."""
-        pgconn = self.pgconn
-        name = self._bind_name
+        pgconn, name = self.pgconn, self._bind_name
         pgconn.enter_pipeline_mode()
         try:
             pgconn.send_query_params(begin, None)
             if not self.prepare_bind:
                 pgconn.send_query_params(BIND, [token])
-            else:
-                if name is None:
-                    # SQL that knew the name could put a statement of its own in this place, and collect tokens.
-                    name = b"_tenantry_" + secrets.token_hex(16).encode()
-                    pgconn.send_prepare(name, BIND)
+            elif name is not None:
                 pgconn.send_query_prepared(name, [token])
+            else:
+                name = self._send_prepared(token)
             pgconn.pipeline_sync()
             yield from generators.send(pgconn)
             done, failed = yield from _read_to_sync(pgconn)
@@ -162,9 +158,24 @@ class BoundConnectionMixin(_Base):
             # Nobody can tell whether it is bound, and to whom: interrupted, abandoned, or the server is gone.
             pgconn.finish()
             raise
-        if self.prepare_bind and self._bind_name is None and done >= _BEGUN_AND_PREPARED:
-            self._bind_name = name
+        if self.prepare_bind and self._bind_name is None:
+            self._note_prepared(name, done)
         return failed
+
+    def _send_prepared(self, token: bytes) -> bytes:
+        """Prepare the binding, use it, and ask whether SQL can find out its name."""
+        # SQL that knows the name can put a statement of its own in this place, and collect tokens.
+        name = b"_tenantry_" + secrets.token_hex(16).encode()
+        self.pgconn.send_prepare(name, BIND)
+        self.pgconn.send_query_params(_NAMES_ARE_OPEN, None)
+        self.pgconn.send_query_prepared(name, [token])
+        return name
+
+    def _note_prepared(self, name: bytes | None, done: list[Any]) -> None:
+        if len(done) > _OPENNESS and done[_OPENNESS].get_value(0, 0) == b"t":
+            self.prepare_bind = False
+        elif len(done) > _OPENNESS:
+            self._bind_name = name
 
     def _queue_bound(self, begin: bytes, token: bytes) -> PQGen[None]:
         """Inside ``connection.pipeline()``: psycopg sends and reads."""
@@ -194,9 +205,10 @@ class BoundConnectionMixin(_Base):
         return meaning
 
 
-def _read_to_sync(pgconn: Any) -> PQGen[tuple[int, Any]]:
-    """Read the results up to the synchronisation point; return how many were good, and the first that failed."""
-    done, failed = 0, None
+def _read_to_sync(pgconn: Any) -> PQGen[tuple[list[Any], Any]]:
+    """Read the results up to the synchronisation point; return the good ones, and the first that failed."""
+    done: list[Any] = []
+    failed = None
     while True:
         result = yield from generators.fetch(pgconn)
         if result is None:
@@ -204,10 +216,10 @@ def _read_to_sync(pgconn: Any) -> PQGen[tuple[int, Any]]:
                 raise psycopg.OperationalError("the connection was lost while the transaction began")
         elif result.status == _PIPELINE_SYNC:
             return done, failed
-        elif result.status != _FATAL:
-            done += failed is None
-        elif failed is None:
+        elif failed is None and result.status == _FATAL:
             failed = result
+        elif failed is None:
+            done.append(result)
 
 
 def translate(error: psycopg.Error) -> Exception:
