@@ -100,7 +100,7 @@ async def apply(
         OperationFailed: a statement failed; those migrations that came before are applied.
     """
     table = sql.Identifier(schema, TABLE)
-    await _make_table(conn, schema, table)
+    await _make_table(conn, schema, table, finish)
     _compare(schema, await _applied(conn, table), migrations)
     done = []
     for migration in migrations:
@@ -114,20 +114,23 @@ async def apply(
     return done
 
 
-async def _make_table(conn: AsyncConnection, schema: str, table: sql.Identifier) -> None:
+async def _make_table(conn: AsyncConnection, schema: str, table: sql.Identifier, finish: sql.SQL | None = None) -> None:
     """Two runners may be here at once: the second waits for the first and finds the table made."""
     has_schema = await (await conn.execute("SELECT to_regnamespace(quote_ident(%s))", (schema,))).fetchone()
     try:
-        if has_schema == (None,):
-            await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        await conn.execute(
-            sql.SQL(
-                "CREATE TABLE IF NOT EXISTS {} (number int PRIMARY KEY, name text NOT NULL,"
-                " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-            ).format(table)
-        )
+        async with conn.transaction():
+            if has_schema == (None,):
+                await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+            await conn.execute(
+                sql.SQL(
+                    "CREATE TABLE IF NOT EXISTS {} (number int PRIMARY KEY, name text NOT NULL,"
+                    " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+                ).format(table)
+            )
+            if finish is not None:  # here too: a runner in another schema must find nothing to hand over
+                await conn.execute(finish)
     except (errors.UniqueViolation, errors.DuplicateSchema, errors.DuplicateTable):
-        await _make_table(conn, schema, table)
+        await _make_table(conn, schema, table, finish)
 
 
 async def _applied(conn: AsyncConnection, table: sql.Identifier) -> dict[int, str]:
