@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tenantry import AsyncRouter
+from tenantry import AsyncRouter, Tenant
 from tenantry.errors import OperationFailed, ServerUnsuitable
 from tenantry.placements.database import TEMPLATE_DATABASE
 from tenantry.postgres.connect import merge_dsn
@@ -311,6 +311,11 @@ async def test_a_migration_may_not_do_more_than_the_owner_of_the_tables(
     assert statement in caught.value.message
 
 
+def home(found: Tenant) -> tuple[str, str, str]:
+    assert found.placement is not None
+    return found.placement.shard, found.placement.database, found.placement.schema
+
+
 # While something else happens
 
 
@@ -414,6 +419,41 @@ async def test_a_process_of_an_older_release_spoils_nothing(make_own: MakeOwn, a
     assert len(await behind(house)) == 1
     assert await migrate(house) == "done"
     assert violations(house) == []
+
+
+async def test_a_home_of_another_release_is_not_handed_out_before_it_is_migrated(
+    make_own: MakeOwn, application: SqlApplication
+) -> None:
+    house = await make_own(template=application.spec)
+    async with house.control() as control:
+        await plan.change(control, "business", warm=1)
+        await plan.change(control, "enterprise", warm=1)
+        await houses.refill(control)
+        stale = warm_homes(house)
+        application.release(NOTES)
+        made = [await tenant.create(control, f"new-{level}", isolation=level) for level in ("schema", "database")]
+        assert not {home(each) for each in made} & stale
+        assert await houses.refill(control) == 2  # the pools have none of this release
+        assert await houses.migrate(control) == "done"
+        assert warm_homes(house) > stale
+        made += [
+            await tenant.create(control, f"{name}-{level}", isolation=level)
+            for level in ("schema", "database")
+            for name in ("newer", "newest")
+        ]
+        assert {home(each) for each in made} >= stale
+        assert not warm_homes(house)
+    async with AsyncRouter(house.settings) as router:
+        for each in made:
+            async with router.tenant_scope(each), router.transaction() as conn:
+                await conn.execute("INSERT INTO notes (body) VALUES ('here')")
+    assert violations(house) == []
+
+
+def warm_homes(house: House) -> set[tuple[str, str, str]]:
+    with catalog(house) as conn:
+        rows = conn.execute("SELECT * FROM spaces WHERE state = 'ready' AND isolation <> 'pooled'").fetchall()
+    return {(row["shard"], row["database"], row["schema"]) for row in rows}
 
 
 # The template database
