@@ -96,7 +96,7 @@ async def apply(
         finish: the last statement of each migration's transaction.
 
     Raises:
-        ServerUnsuitable: the schema is newer than these migrations, or an applied one has been changed.
+        ServerUnsuitable: the schema is newer than these migrations, or an applied one has been changed or left out.
         OperationFailed: a statement failed; those migrations that came before are applied.
     """
     table = sql.Identifier(schema, TABLE)
@@ -151,6 +151,13 @@ def _compare(schema: str, applied: dict[int, str], migrations: Sequence[Migratio
                 f"migration {number:04}_{known[number].name} has changed since schema {schema} applied it",
                 hint="restore the file, and put the change into a new migration",
             )
+    missing = set(range(1, len(applied) + 1)) - set(applied)
+    if missing:
+        raise ServerUnsuitable(
+            f"schema {schema} has applied migrations up to {max(applied)}, but not {min(missing)}",
+            where=f"{schema}.{TABLE}",
+            hint="restore the rows that were deleted there, or the schema from a backup",
+        )
 
 
 async def _run(conn: AsyncConnection, schema: str, table: sql.Identifier, migration: Migration) -> None:
