@@ -21,8 +21,8 @@ HEAD = """\
 # Attacks
 
 Somebody runs SQL of their own choice as the application's role: in a transaction that is bound to tenant A, in one that
-is bound to nobody, or before tenant B's transaction on the same pooled connection. Each attack is a test. It runs in both
-binding modes, at every level of isolation where it makes sense, and on each PostgreSQL that is there (15 and 18 in CI).
+is bound to nobody, or before tenant B's transaction on the same pooled connection. Each attack is a test. It runs in
+both binding modes, at every level of isolation where it makes sense, and on each PostgreSQL there is (15 and 18 in CI).
 
 - **refused**: it tells nothing of B and changes nothing of B's.
 - **residual**: it succeeds, at least in part, for the reason given.

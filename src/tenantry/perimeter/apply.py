@@ -18,6 +18,7 @@ from tenantry.perimeter.plan import Change, Finding, find_open, plan_database, p
 from tenantry.perimeter.tables import find_holes, plan_tables
 
 _RETRIES = 20
+_ROUNDS = 5  # one is enough unless others change the same things
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ async def apply_perimeter(
     """
     done: list[Change] = []
     left: PerimeterPlan | None = None
-    for _ in range(3):
+    for _ in range(_ROUNDS):
         left = await plan_perimeter(conn, house, mode, schemas, shared, server=server)
         if not left.changes:
             return PerimeterPlan(left.database, tuple(done), left.findings)
@@ -123,9 +124,11 @@ async def _run(conn: AsyncConnection[Any], change: Change) -> None:
                 await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
                 await conn.execute(change.sql)
             return
+        except psycopg.errors.DuplicateObject:
+            return  # Somebody else was faster; what it has made, the next plan compares.
         except psycopg.Error as error:
             # Roles and parameters belong to the whole server: somebody else may be changing the same row.
-            busy = "tuple concurrently" in str(error) or error.sqlstate in ("23505", "42710", "40P01", "40001")
+            busy = "tuple concurrently" in str(error) or error.sqlstate in ("23505", "40P01", "40001")
             if not busy or attempt == _RETRIES - 1:
                 reason = str(error).strip().splitlines()[0]
                 raise PerimeterBroken(
