@@ -68,7 +68,9 @@ async def _clear(work: Work) -> None:
     found = await homes(work.estate, work.tenants)
     for home in found:
         await LEVELS[home.space.isolation].clear(work.estate, home.space, [home])
-    await dismiss(work.estate, (home for home in found if home.space.isolation is not Isolation.DATABASE))
+    await dismiss(
+        work.estate, [home for home in found if home.space.isolation is not Isolation.DATABASE], for_ever=True
+    )
 
 
 async def _forget(work: Work, conn: Conn) -> None:

@@ -121,11 +121,18 @@ async def _admit(estate: Estate, shard: str, database: str, group: Sequence[Home
         await conn.execute(query, values)
 
 
-async def dismiss(estate: Estate, found: Iterable[Home]) -> None:
-    """Remove the tenants from the residents."""
+async def dismiss(estate: Estate, found: Iterable[Home], *, for_ever: bool = False) -> None:
+    """Remove the tenants from the residents.
+
+    Args:
+        for_ever: also from the planner's statistics of the residents.
+    """
     for (shard, name), group in by_database(found).items():
         async with estate.admin(shard, name) as conn:
             await conn.execute("DELETE FROM tenantry.residents WHERE code = ANY (%s)", ([home.code for home in group],))
+        if for_ever:
+            async with estate.root(shard, name) as conn:
+                await conn.execute("ANALYZE tenantry.residents")
 
 
 async def running(estate: Estate, found: Iterable[Home]) -> dict[str, list[str]]:
