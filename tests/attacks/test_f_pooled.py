@@ -39,9 +39,9 @@ def leave(wall: Wall, conn: BoundConnection, *statements: str) -> None:
 
 RESIDUE = {
     "search_path": "evil, pg_catalog",
-    "statement_timeout": "7ms",
-    "lock_timeout": "7ms",
-    "idle_in_transaction_session_timeout": "7",
+    "statement_timeout": "7min",
+    "lock_timeout": "7min",
+    "idle_in_transaction_session_timeout": "7min",
     "row_security": "off",
     "default_transaction_read_only": "on",
     "default_transaction_deferrable": "on",
