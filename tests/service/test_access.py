@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -21,12 +20,11 @@ REASON = "ticket 4711: which tenants have open orders?"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _rows(house: House) -> Iterator[None]:
+def _rows(house: House) -> None:
     with Router(house.settings) as router:
         for slug in house.tenants:
             with router.tenant_scope(slug), router.transaction() as conn:
                 conn.execute("INSERT INTO orders (note) VALUES (%s)", (slug,))
-    yield
 
 
 def log(house: House) -> list[dict[str, Any]]:
