@@ -1,8 +1,7 @@
-"""Homes are ready before they are needed: pools, their sizes, and how a home is taken from them."""
+"""Homes are ready before they are needed: as many as the plans say, and taking one is a row."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,43 +92,11 @@ async def test_each_open_shard_gets_as_many_homes_as_the_plan_that_wants_most(em
     assert violations(empty) == []
 
 
-async def test_a_dedicated_shard_keeps_nothing_ready(empty: House) -> None:
-    with catalog(empty) as conn:
-        conn.execute("UPDATE shards SET dedicated = true WHERE name = 'second'")
-        try:
-            async with empty.control() as control:
-                await plan.change(control, "business", warm=1)
-                assert await houses.refill(control) == 1
-                assert ready(empty) == {("main", "schema"): 1}
-        finally:
-            conn.execute("UPDATE shards SET dedicated = false")
-
-
 @pytest.mark.parametrize("warm", [-1, 10_001, True, "2", 1.5])
 async def test_a_size_is_a_number(empty: House, warm: Any) -> None:
     async with empty.control() as control:
         with pytest.raises(InvalidInput, match="is not a warm"):
             await plan.change(control, "business", warm=warm)
-
-
-async def test_a_worker_fills_a_pool_again(empty: House) -> None:
-    async with empty.control() as control:
-        await plan.change(control, "business", warm=1)
-        await houses.work(control)
-        before = ready(empty)
-        made = await tenant.create(control, "acme", isolation="schema")
-        taken = home(made)[0], "schema"
-        assert before - ready(empty) == {taken: 1}
-        await houses.work(control)
-    assert ready(empty) == before
-
-
-async def test_refilling_twice_at_once_builds_no_more_than_is_missing(empty: House) -> None:
-    async with empty.control() as control, empty.control() as other:
-        await plan.change(control, "business", warm=3)
-        built = await asyncio.gather(houses.refill(control), houses.refill(other), houses.refill(control))
-    assert sum(built) == 6
-    assert ready(empty) == {("main", "schema"): 3, ("second", "schema"): 3}
 
 
 # Taking one
@@ -191,19 +158,4 @@ async def test_a_burst_takes_what_is_ready_and_builds_the_rest(empty: House, lev
     assert len({home(each) for each in made}) == 4
     assert not ready(empty)
     await write_and_read(empty, [each.slug for each in made])
-    assert violations(empty) == []
-
-
-@pytest.mark.parametrize(("level", "count"), [("schema", 8), ("database", 4)])
-async def test_many_at_once_share_nothing(empty: House, level: str, count: int) -> None:
-    slugs = [f"many-{n}" for n in range(count)]
-    async with empty.control() as control, empty.control() as other:
-        await plan.change(control, "business" if level == "schema" else "enterprise", warm=1)
-        await houses.refill(control)
-        made = await asyncio.gather(
-            *(tenant.create([control, other][n % 2], slug, isolation=level) for n, slug in enumerate(slugs))
-        )
-    assert len({home(each) for each in made}) == count
-    assert {home(each)[0] for each in made} == {"main", "second"}
-    await write_and_read(empty, slugs)
     assert violations(empty) == []
