@@ -363,3 +363,20 @@ LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'int48ge';
 -- guard_overloaded --
 -- tenantry.same_v1(numeric, bigint): not of this version
 CREATE FUNCTION tenantry.same_v1(numeric, bigint) RETURNS boolean LANGUAGE sql RETURN true;
+
+-- operator_that_estimates_otherwise --
+-- tenantry.=== (bigint, bigint): estimates
+ALTER OPERATOR tenantry.=== (bigint, bigint) SET (RESTRICT = NONE);
+
+-- operator_of_another --
+-- tenantry.=== (integer, bigint): belongs to
+ALTER OPERATOR tenantry.=== (integer, bigint) OWNER TO tenantry_app;
+
+-- operator_of_another_function --
+-- tenantry.=== (smallint, bigint): is int28ne
+DROP OPERATOR tenantry.=== (smallint, bigint);
+CREATE OPERATOR tenantry.=== (LEFTARG = smallint, RIGHTARG = bigint, FUNCTION = int28ne);
+
+-- operator_dropped_with_its_policies --
+-- tenantry.=== (bigint, bigint): is missing
+DROP OPERATOR tenantry.=== (bigint, bigint) CASCADE;

@@ -63,7 +63,7 @@ async def plan_perimeter(
     database = await read_database(conn, schemas)
     changes += plan_database(database, house, mode, schemas)
     facts = await read_schemas(conn, schemas, house.tenant_column)
-    changes += plan_tables(facts, house, shared)
+    changes += plan_tables(facts, house, shared, superuser=database.superuser)
     findings = (*find_open(database), *find_holes(facts, house, shared))
     return PerimeterPlan(conn.info.dbname, tuple(changes), findings)
 
@@ -124,7 +124,7 @@ async def _run(conn: AsyncConnection[Any], change: Change) -> None:
                 await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
                 await conn.execute(change.sql)
             return
-        except psycopg.errors.DuplicateObject:
+        except (psycopg.errors.DuplicateObject, psycopg.errors.DuplicateFunction):
             return  # Somebody else was faster; what it has made, the next plan compares.
         except psycopg.Error as error:
             # Roles and parameters belong to the whole server: somebody else may be changing the same row.

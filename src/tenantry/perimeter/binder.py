@@ -44,8 +44,6 @@ class BinderFunction:
     arguments: str
     sql: str
     executors: tuple[str, ...] = ()
-    stronger: str = ""
-    """What a superuser makes instead; who is none leaves it as it is."""
 
     @property
     def signature(self) -> str:
@@ -55,11 +53,7 @@ class BinderFunction:
     @property
     def digest(self) -> str:
         """Changes when our text of the function changes."""
-        return _digest(self.sql)
-
-    def marks(self, body: str) -> set[str]:
-        """The comments that a function with this body may have; ``body``: a digest of what the server made of it."""
-        return {f"tenantry {_digest(sql)} {body}" for sql in (self.sql, self.stronger) if sql}
+        return sha256(self.sql.encode()).hexdigest()[:16]
 
     def install(self) -> str:
         """Make it, give it to its owner, and note what the server made of it, so that a later change shows."""
@@ -74,8 +68,41 @@ class BinderFunction:
         )
 
 
-def _digest(sql: str) -> str:
-    return sha256(sql.encode()).hexdigest()[:16]
+@dataclass(frozen=True, slots=True)
+class BinderOperator:
+    """The operator with which policies ask whether a row is the tenant's."""
+
+    name: str
+    left: str
+    right: str
+    function: str
+
+    @property
+    def signature(self) -> str:
+        """``schema.name(types)``, as it stands in ALTER OPERATOR."""
+        return f"tenantry.{self.name} ({self.left}, {self.right})"
+
+    def install(self) -> str:
+        """Make it, and give it to its owner."""
+        text = sqlfile.load("tenantry.perimeter", "sql/binder.sql")["same"]
+        values = {"name": self.name, "left": self.left, "right": self.right, "function": self.function}
+        for name, value in values.items():
+            text = text.replace("{{" + name + "}}", value)
+        return text
+
+
+FREE, CHEAP = "===", "===="
+"""The operator that costs nothing, which only a superuser can make, and the one for walls that no superuser makes."""
+
+
+def operators(key_type: KeyType, *, superuser: bool = True) -> list[BinderOperator]:
+    """The operators, one for each type that the tenant column may have."""
+    return [
+        BinderOperator(FREE, left, key_type.value, "tenantry.same_v1")
+        if superuser
+        else BinderOperator(CHEAP, left, key_type.value, equality)
+        for left, equality in _SAME[key_type].items()
+    ]
 
 
 def functions(key_type: KeyType, mode: BindingMode, *, superuser: bool = True) -> list[BinderFunction]:
@@ -104,29 +131,15 @@ def functions(key_type: KeyType, mode: BindingMode, *, superuser: bool = True) -
     ]
     if signed:
         made.append(BinderFunction("tenantry_priv.claim_v1", "text", fill("signed_claim_v1")))
-    made += _same(key_type, superuser)
+    for left, equality in _SAME[key_type].items() if superuser else ():
+        sql = text["same_v1"].replace("{{left}}", left).replace("{{right}}", key_type).replace("{{equality}}", equality)
+        made.append(BinderFunction("tenantry.same_v1", f"{left}, {key_type}", sql, _EVERYBODY))
     made += [
         BinderFunction("tenantry_priv.bound_v1", "", fill(f"{mode}_bound_v1")),
         BinderFunction("tenantry_priv.seal_v1", "text", fill(f"{mode}_seal_v1")),
         BinderFunction("tenantry.current_tenant_v1", "", fill(f"{mode}_current_tenant_v1"), _EVERYBODY),
         BinderFunction("tenantry.bind_v1", "text", fill("bind_v1"), (APP,)),
     ]
-    return made
-
-
-def _same(key_type: KeyType, superuser: bool) -> list[BinderFunction]:
-    text = sqlfile.load("tenantry.perimeter", "sql/binder.sql")
-    made = []
-    for left, equality in _SAME[key_type].items():
-        free, cheap = (
-            text[name].replace("{{left}}", left).replace("{{right}}", key_type).replace("{{equality}}", equality)
-            for name in ("same_v1", "cheap_same_v1")
-        )
-        arguments = f"{left}, {key_type}"
-        if superuser:
-            made.append(BinderFunction("tenantry.same_v1", arguments, free, _EVERYBODY))
-        else:
-            made.append(BinderFunction("tenantry.same_v1", arguments, cheap, _EVERYBODY, stronger=free))
     return made
 
 

@@ -60,6 +60,7 @@ class DatabaseFacts:
     database_grants: Sequence[Row]
     schema_grants: Sequence[Row]
     functions: Sequence[Row]
+    operators: Sequence[Row]
     tables: Sequence[Row]
     open_functions: Sequence[str]
     open_views: Sequence[str]

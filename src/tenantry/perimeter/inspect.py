@@ -39,6 +39,7 @@ async def read_database(conn: AsyncConnection[Any], schemas: Sequence[str]) -> D
         database_grants=await _rows(conn, "database_grants"),
         schema_grants=await _rows(conn, "schema_grants", schemas=list(schemas)),
         functions=functions,
+        operators=await _rows(conn, "binder_operators"),
         tables=tables,
         open_functions=[row["name"] for row in opened],
         open_views=[row["name"] for row in await _rows(conn, "open_views")],

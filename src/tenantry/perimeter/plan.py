@@ -180,6 +180,9 @@ def _plan_binder(facts: DatabaseFacts, house: House, mode: BindingMode) -> Itera
     for name, arguments in sorted(set(standing) - {(function.name, function.arguments) for function in functions}):
         if any(name == function.name for function in functions):  # a call might find it instead of ours
             yield Change(f"{name}({arguments})", "is not of this version", f"DROP FUNCTION {name}({arguments});")
+    known = {(row["name"], row["left"], row["right"]): row for row in facts.operators}
+    for operator in binder.operators(house.key_type, superuser=facts.superuser):
+        yield from _plan_operator(operator, known.get((operator.name, operator.left, operator.right)))
 
 
 def _plan_binder_tables(tables: Mapping[str, Row], house: House) -> Iterable[Change]:
@@ -212,9 +215,21 @@ def _function_fault(function: binder.BinderFunction, row: Row | None) -> str | N
         return "is missing"
     if row["owner"] != SEC:
         return f"belongs to {row['owner']}"
-    if row["comment"] not in function.marks(row["body"]):
+    if row["comment"] != f"tenantry {function.digest} {row['body']}":
         return "differs from this version's"
     return "can't be executed by those who must" if set(function.executors) - set(row["executors"]) else None
+
+
+def _plan_operator(operator: binder.BinderOperator, row: Row | None) -> Iterable[Change]:
+    name = operator.signature
+    if row is None:
+        yield Change(name, "is missing", operator.install())
+    elif row["function"] != operator.function:
+        yield Change(name, f"is {row['function']}", f"DROP OPERATOR {name};\n{operator.install()}")
+    elif row["restrict"] != "nlikesel":
+        yield Change(name, "estimates otherwise", f"ALTER OPERATOR {name} SET (RESTRICT = nlikesel);")
+    elif row["owner"] != SEC:
+        yield Change(name, f"belongs to {row['owner']}", f"ALTER OPERATOR {name} OWNER TO {SEC};")
 
 
 def _plan_owners(facts: DatabaseFacts) -> Iterable[Change]:

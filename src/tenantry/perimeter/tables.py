@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tenantry.model import House, KeyType
-from tenantry.perimeter.binder import APP, OPERATOR, OWNER
+from tenantry.perimeter.binder import APP, CHEAP, FREE, OPERATOR, OWNER
 from tenantry.perimeter.facts import Row, SchemaFacts
 from tenantry.perimeter.names import PUBLIC, holder, quoted, revoke
 from tenantry.perimeter.plan import Change, Finding
@@ -26,17 +26,18 @@ _READ_GRANTS = {f"{APP} SELECT", f"{OPERATOR} SELECT"}
 _SEQUENCE_GRANTS = {f"{APP} USAGE"}
 
 
-def plan_tables(facts: SchemaFacts, house: House, shared: Sequence[str]) -> list[Change]:
+def plan_tables(facts: SchemaFacts, house: House, shared: Sequence[str], *, superuser: bool = True) -> list[Change]:
     """What closes the wall around the relations of a schema.
 
     Args:
         shared: tables without the tenant column that all tenants may read.
+        superuser: whether a superuser makes the wall.
     """
     changes: list[Change] = []
     for relation in facts.relations:
         match relation["kind"]:
             case "r" | "p" if relation["has_tenant"]:
-                changes += _plan_tenant_table(relation, facts, house)
+                changes += _plan_tenant_table(relation, facts, house, superuser)
             case "r" | "p":
                 wanted = _READ_GRANTS if relation["name"] in shared and not relation["child"] else set()
                 changes += [*_plan_owner(relation, "TABLE"), *_plan_grants(relation, wanted)]
@@ -49,7 +50,7 @@ def plan_tables(facts: SchemaFacts, house: House, shared: Sequence[str]) -> list
     return changes
 
 
-def _plan_tenant_table(relation: Row, facts: SchemaFacts, house: House) -> Iterable[Change]:
+def _plan_tenant_table(relation: Row, facts: SchemaFacts, house: House, superuser: bool) -> Iterable[Change]:
     table, column = _name(relation), quoted(house.tenant_column)
     yield from _plan_owner(relation, "TABLE")
     if not relation["rls"] or not relation["forced"]:
@@ -60,8 +61,9 @@ def _plan_tenant_table(relation: Row, facts: SchemaFacts, house: House) -> Itera
         for row in facts.policies
         if (row["schema"], row["table"]) == (relation["schema"], relation["name"])
     }
-    if not _is_isolation(policies.get(ISOLATION), house.tenant_column):
-        yield Change(table, f"the policy {ISOLATION} is missing or differs", _isolation_sql(table, column))
+    if not _is_isolation(policies.get(ISOLATION), house.tenant_column, superuser):
+        sql = _isolation_sql(table, column, FREE if superuser else CHEAP)
+        yield Change(table, f"the policy {ISOLATION} is missing or differs", sql)
     if not _is_access(policies.get(ACCESS)):
         yield Change(table, f"the policy {ACCESS} is missing or differs", _access_sql(table))
     if relation["tenant_default"] != "tenantry.current_tenant_v1()":
@@ -70,12 +72,12 @@ def _plan_tenant_table(relation: Row, facts: SchemaFacts, house: House) -> Itera
     yield from _plan_grants(relation, set() if relation["child"] else _TENANT_GRANTS)
 
 
-def _isolation_sql(table: str, column: str) -> str:
+def _isolation_sql(table: str, column: str, same: str) -> str:
     bound = "(SELECT tenantry.current_tenant_v1())"
     return (
         f"DROP POLICY IF EXISTS {ISOLATION} ON {table};\n"
         f"CREATE POLICY {ISOLATION} ON {table} AS RESTRICTIVE FOR ALL TO PUBLIC\n"
-        f"  USING (tenantry.same_v1({column}, {bound}) AND {column} = {bound})\n"
+        f"  USING ({column} OPERATOR(tenantry.{same}) {bound} AND {column} = {bound})\n"
         f"  WITH CHECK ({column} = {bound});"
     )
 
@@ -87,7 +89,7 @@ def _access_sql(table: str) -> str:
     )
 
 
-def _is_isolation(row: Row | None, column: str) -> bool:
+def _is_isolation(row: Row | None, column: str, superuser: bool) -> bool:
     if row is None or row["permissive"] or row["command"] != "*" or not row["for_all"]:
         return False
     call = "( SELECT tenantry.current_tenant_v1() AS current_tenant_v1)"
@@ -95,7 +97,11 @@ def _is_isolation(row: Row | None, column: str) -> bool:
     names = (column, f'"{column}"')
     lefts = [*names, *(f"({name})::{base}" for name in names for base in ("text", "bigint", "integer", "uuid"))]
     equal = {f"({left} = {call})" for left in lefts}
-    guarded = {f"(tenantry.same_v1({left}, {call}) AND ({left} = {call}))" for left in lefts}
+    guarded = {
+        f"(({left} OPERATOR(tenantry.{same}) {call}) AND ({left} = {call}))"
+        for left in lefts
+        for same in ((FREE,) if superuser else (FREE, CHEAP))
+    }
     return row["using"] in guarded and row["check"] in equal
 
 

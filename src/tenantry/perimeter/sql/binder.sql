@@ -108,12 +108,14 @@ CREATE OR REPLACE FUNCTION tenantry.same_v1({{left}}, {{right}}) RETURNS boolean
 LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS '{{equality}}';
 UPDATE pg_catalog.pg_proc SET procost = 0 WHERE oid = 'tenantry.same_v1({{left}}, {{right}})'::pg_catalog.regprocedure;
 
--- cheap_same_v1 --
--- The same where no superuser is at hand: as cheap as the cheapest comparison. Only tests of NULL and bare booleans, which
--- PostgreSQL takes as free of cost, still come before it.
-CREATE OR REPLACE FUNCTION tenantry.same_v1({{left}}, {{right}}) RETURNS boolean
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN {{equality}}($1, $2);
+-- same --
+-- As an operator, because only an operator can say how many rows it lets through: all that the equality beside it does.
+-- nlikesel says so of anything it can't look into (and wants a negator, which nobody makes). Where no superuser is at
+-- hand, the function is PostgreSQL's own: as cheap as the cheapest comparison, so that only tests of NULL and bare
+-- booleans, which PostgreSQL takes as free, still come before it.
+CREATE OPERATOR tenantry.{{name}} (LEFTARG = {{left}}, RIGHTARG = {{right}}, FUNCTION = {{function}},
+                                   RESTRICT = nlikesel, NEGATOR = OPERATOR(tenantry.!{{name}}));
+ALTER OPERATOR tenantry.{{name}} ({{left}}, {{right}}) OWNER TO tenantry_sec;
 
 -- bind_v1 --
 -- Verify a token and bind its tenant to this transaction. It must be the first statement.

@@ -69,6 +69,12 @@ SELECT n.nspname || '.' || p.proname AS name, oidvectortypes(p.proargtypes) AS a
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
  WHERE n.nspname IN ('tenantry', 'tenantry_priv') AND p.prokind = 'f'
 
+-- binder_operators --
+SELECT o.oprname AS name, format_type(o.oprleft, NULL) AS left, format_type(o.oprright, NULL) AS right,
+       o.oprcode::regproc::text AS function, o.oprrest::regproc::text AS restrict, pg_get_userbyid(o.oprowner)::text AS owner
+  FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+ WHERE n.nspname = 'tenantry' AND o.oprcode <> 0
+
 -- binder_tables --
 SELECT n.nspname || '.' || c.relname AS name, r.rolname AS owner,
        ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END || ' ' || g.privilege_type
