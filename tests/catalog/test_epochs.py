@@ -27,7 +27,10 @@ def tenant(house: House) -> Tenant:
 def router(house: House, tenant: Tenant) -> Iterator[Router]:
     """A router that knows the tenant, and hears nothing of what becomes of it."""
     with Router(house.settings) as opened:
+        assert opened.view._listener is not None
+        assert opened.view._listener.wait(30)  # from then on what it finds is kept
         assert opened.find(tenant.slug) == tenant
+        assert opened.view.peek(tenant.id) == tenant
         yield opened
 
 

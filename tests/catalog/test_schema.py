@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -9,7 +10,7 @@ import pytest
 
 from tenantry.catalog.store import SCHEMA
 from tenantry.postgres.server import LocalServer
-from tests.fixtures.servers import Database, MakeDatabase, fresh_database
+from tests.fixtures.servers import Database, fresh_database
 from tests.upgrade.catalogs import MIGRATIONS, apply, dump, fill, rows
 from tools import catalog_schema
 from tools.catalog_page import BEGIN, END, render_page
@@ -18,11 +19,12 @@ from tools.catalog_schema import PAGE, SNAPSHOT, faults, read, render
 LATEST = len(MIGRATIONS)
 
 
-@pytest.fixture
-def migrated(make_database: MakeDatabase) -> Database:
-    made = make_database()
-    apply(made.dsn(), MIGRATIONS)
-    return made
+@pytest.fixture(scope="module")
+def migrated(server: LocalServer) -> Iterator[Database]:
+    """A catalog that the migrations have made; nobody leaves a change in it."""
+    with fresh_database(server) as database:
+        apply(database.dsn(), MIGRATIONS)
+        yield database
 
 
 def test_the_snapshot_and_the_page_say_what_the_migrations_make(migrated: Database) -> None:
@@ -46,7 +48,6 @@ def test_the_snapshot_loaded_into_an_empty_database_makes_the_same_catalog(
         assert read(conn) == read(other)
     assert rows(database) == rows(migrated)
     assert apply(database.dsn(), MIGRATIONS) == []
-    fill(database, LATEST)
     assert dump(database) == dump(migrated)
 
 
@@ -57,12 +58,13 @@ def test_the_snapshot_can_be_loaded_by_the_oldest_server(server15: LocalServer) 
         assert apply(database.dsn(), MIGRATIONS) == []
 
 
-def test_the_snapshot_is_for_empty_databases_and_changes_no_other(migrated: Database) -> None:
-    fill(migrated, LATEST)
-    before = rows(migrated)
-    with migrated.connect() as conn, pytest.raises(psycopg.errors.DuplicateSchema):
+def test_the_snapshot_is_for_empty_databases_and_changes_no_other(database: Database) -> None:
+    apply(database.dsn(), MIGRATIONS)
+    fill(database, LATEST)
+    before = rows(database)
+    with database.connect() as conn, pytest.raises(psycopg.errors.DuplicateSchema):
         conn.execute(SNAPSHOT.read_bytes())
-    assert rows(migrated) == before
+    assert rows(database) == before
 
 
 CHANGES = {
@@ -88,7 +90,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_any_other_schema_is_told_apart(migrated: Database, change: str) -> None:
-    with migrated.connect(options=f"-c search_path={SCHEMA}") as conn:
+    with migrated.connect(options=f"-c search_path={SCHEMA}") as conn, conn.transaction(force_rollback=True):
         conn.execute(change)
         found = faults(read(conn), SNAPSHOT.read_text("utf-8"), PAGE.read_text("utf-8"))
     assert found[0] == (
