@@ -18,7 +18,7 @@ from tenantry.errors import NotFound, PlanNotFound, ServerUnreachable, ShardNotF
 from tenantry.model import House, Plan, Shard, Tenant, parse_slug, shown
 from tenantry.postgres import migrate, sqlfile
 from tenantry.postgres.connect import APPLICATION_NAME, connect, shown_dsn
-from tenantry.postgres.pool import Pool, make_pool
+from tenantry.postgres.pool import Pool, make_pool, purge
 
 SCHEMA = "tenantry_catalog"
 SQL = sqlfile.load("tenantry.catalog", "control.sql")
@@ -80,7 +80,7 @@ class CatalogStore:
                 try:
                     yield conn
                 except psycopg.OperationalError as error:
-                    if conn.broken:
+                    if await purge(self._pool, conn):
                         raise ServerUnreachable("the catalog was lost", where=shown_dsn(self.dsn)) from error
                     raise
         except PoolTimeout:

@@ -39,9 +39,10 @@ class Claim:
         store: the catalog.
         row: the operation, as it was claimed.
         lease_seconds: how long the claim is safe from other processes after a heartbeat.
+        me: the name of this process.
     """
 
-    def __init__(self, store: CatalogStore, row: Mapping[str, Any], lease_seconds: float) -> None:
+    def __init__(self, store: CatalogStore, row: Mapping[str, Any], lease_seconds: float, *, me: str) -> None:
         self._store = store
         self._lease = lease_seconds
         self._shards: set[str] = set()
@@ -54,7 +55,7 @@ class Claim:
         self.is_new: bool = row["fence"] == 1
         self.is_over = False
         self._fence: int = row["fence"]
-        self._predecessors: Sequence[str] = row["predecessors"]
+        self._predecessors: Sequence[str] = [name for name in row["predecessors"] if name != me]
 
     def predecessors(self, shard: str) -> Sequence[str]:
         """Who held the operation before and may still have sessions on a shard that we have not acted on yet."""

@@ -46,6 +46,7 @@ class Engine:
         self._estate = estate
         self._kinds = {kind.name: kind for kind in kinds}
         self._lease = lease_seconds
+        self._running: set[int] = set()
         self.hooks = pluggy.PluginManager("tenantry")
         self.hooks.add_hookspecs(hookspecs)
 
@@ -74,7 +75,8 @@ class Engine:
             OperationFailed: a step failed, and a worker tries again later; or a server refused it, and it was undone.
             TenantryError: a step said why it can't be done; it was undone.
         """
-        claim = Claim(self._store, claimed, self._lease)
+        claim = Claim(self._store, claimed, self._lease, me=self._estate.name)
+        self._running.add(claim.operation)
         try:
             async with claim.kept():
                 with self._estate.acting_for(claim):
@@ -85,6 +87,8 @@ class Engine:
         except Fenced:
             log.warning("operation %s goes on in another process", claim.operation)
             return "running"
+        finally:
+            self._running.discard(claim.operation)
 
     async def work(self, operation: int | None = None) -> str | None:
         """Take over one operation that nobody works on, and run it.
@@ -98,7 +102,8 @@ class Engine:
         Raises:
             As :meth:`run`.
         """
-        parameters = {"id": operation, "kinds": list(self._kinds), **self._me()}
+        # What this process is at work on it does not take from itself, however late its heartbeat is.
+        parameters = {"id": operation, "kinds": list(self._kinds), "running": list(self._running), **self._me()}
         async with self._store.transaction() as conn:
             claimed = await (await conn.execute(SQL["claim"], parameters)).fetchone()
         return None if claimed is None else await self.run(claimed)
@@ -266,7 +271,11 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """In one line; an error that nobody foresaw says little without its name."""
+    text = str(error).strip().partition("\n")[0]
+    if text and isinstance(error, (TenantryError, psycopg.Error, OSError)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _as_dict(error: Exception) -> dict[str, Any]:

@@ -12,7 +12,7 @@ INSERT INTO operation_tenants (tenant, operation) SELECT unnest(%s::uuid[]), %s
 -- An owner that is still written there has not let go by itself: it is dead, or will wake up some day.
 WITH found AS (
   SELECT id, owner FROM operations
-   WHERE kind = ANY (%(kinds)s) AND (%(id)s::bigint IS NULL OR id = %(id)s)
+   WHERE kind = ANY (%(kinds)s) AND (%(id)s::bigint IS NULL OR id = %(id)s) AND id <> ALL (%(running)s::bigint[])
      AND state IN ('pending', 'waiting', 'running', 'undoing')
      AND coalesce(lease_until, resume_at, now()) <= now()
    ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED

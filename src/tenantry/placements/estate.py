@@ -28,7 +28,7 @@ from tenantry.perimeter.binder import ADMIN
 from tenantry.placements.space import Space
 from tenantry.placements.template import LOCK_SECONDS, Template, parse_template
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
-from tenantry.postgres.pool import Pool, make_pool
+from tenantry.postgres.pool import Pool, make_pool, purge
 from tenantry.settings import Settings
 
 log = logging.getLogger("tenantry.placements")
@@ -164,8 +164,12 @@ class Estate:
         pool = await self._pool(shard, database)
         try:
             async with pool.connection() as conn:
-                await self._enter(shard)
-                yield conn
+                try:
+                    await self._enter(shard)
+                    yield conn
+                except psycopg.OperationalError:
+                    await purge(pool, conn)
+                    raise
         except PoolTimeout:
             raise ServerUnreachable("the shard does not answer", where=f"{shard}/{database}") from None
 

@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from tenantry.postgres.connect import merge_dsn
 
-_BELIEVED_SECONDS = 1.0
+_BELIEVED_SECONDS = 0.1  # no server restarts in less
 
 
 class PooledConnection(AsyncConnection[Any]):
@@ -51,10 +51,19 @@ def make_pool(
         min_size=0,
         max_size=size,
         timeout=seconds,
+        reconnect_timeout=seconds,  # else it tries less and less often, and the next try is minutes away
         check=_check,
         reset=_reset,
         open=False,
     )
+
+
+async def purge(pool: Pool, conn: PooledConnection) -> bool:
+    """Whether a connection was lost; then the others that are idle are asked whether they live."""
+    if not conn.broken:
+        return False
+    await pool.check()
+    return True
 
 
 async def _check(conn: PooledConnection) -> None:
