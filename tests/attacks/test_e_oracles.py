@@ -7,8 +7,9 @@ import re
 import psycopg
 import pytest
 
+from tenantry.model import Isolation
 from tests.attacks.attacker import Attacker, blind, only_a, refused
-from tests.fixtures.walls import Wall
+from tests.fixtures.walls import Wall, variants
 
 attack = pytest.mark.attack
 
@@ -37,6 +38,8 @@ CONDITIONS = {
     "error": "secret >= '{g}' AND secret <= '{g}' AND email > (SELECT (1 / (length('{g}') - length('{g}')))::text)",
 }
 """{g} is a value that a row of B has, or one that no row has; {hit} leaves a trace when it is evaluated."""
+SHARED = pytest.mark.parametrize("wall", variants(Isolation.POOLED, Isolation.SCHEMA), indirect=True)
+"""Where B's rows are within reach at all."""
 KNOWN, UNKNOWN = "bravo-secret-519", "bravo-secret-51x"
 
 
@@ -54,9 +57,10 @@ def trace(attacker: Attacker, query: str, guess: str) -> tuple[object, ...]:
 
 
 @attack("I209", "Conditions that are evaluated before the policy")
+@SHARED
 @pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("kind", CONDITIONS)
-def test_i209_early_conditions(attacker: Attacker, stranger: Attacker, kind: str, scan: str) -> None:
+def test_i209_early_conditions(wall: Wall, attacker: Attacker, stranger: Attacker, kind: str, scan: str) -> None:
     """Leakproof conditions come before policies where they are cheap. Put a sub-select behind one: whether it ran tells
     whether any tenant has a row with the guessed value. Bound to A, and bound to nobody."""
     for one in (attacker, stranger):
@@ -68,8 +72,9 @@ def test_i209_early_conditions(attacker: Attacker, stranger: Attacker, kind: str
 
 
 @attack("I209", "Conditions that cost nothing")
+@SHARED
 @pytest.mark.parametrize("scan", SCANS)
-def test_i209_free_conditions(attacker: Attacker, stranger: Attacker, scan: str) -> None:
+def test_i209_free_conditions(wall: Wall, attacker: Attacker, stranger: Attacker, scan: str) -> None:
     """The same with tests of NULL, which PostgreSQL takes as free of cost: no row of A is there, some of B are."""
     attacker.run("DELETE FROM {b_schema}.customers")
     for one in (attacker, stranger):
@@ -80,8 +85,9 @@ def test_i209_free_conditions(attacker: Attacker, stranger: Attacker, scan: str)
 
 
 @attack("I209", "Conditions on partitions and children")
+@SHARED
 @pytest.mark.parametrize("scan", SCANS)
-def test_i209_partitions(attacker: Attacker, scan: str) -> None:
+def test_i209_partitions(wall: Wall, attacker: Attacker, scan: str) -> None:
     """The same through the parent of partitions and of a child table."""
     attacker.run("SELECT 1")
     attacker.conn.execute(SCANS[scan])
