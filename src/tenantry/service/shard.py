@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from secrets import token_urlsafe
-from typing import Any
+from typing import Any, LiteralString
 
+import psycopg
 from psycopg import AsyncConnection
 
 from tenantry.catalog import rows
 from tenantry.catalog.store import fetch
-from tenantry.errors import Conflict, InvalidInput, OperationFailed, ServerUnsuitable
+from tenantry.errors import Conflict, InvalidInput, OperationFailed, ServerUnreachable, ServerUnsuitable
 from tenantry.model import BindingMode, Isolation, Shard, ShardState, parse_identifier, parse_name, shown
 from tenantry.perimeter.apply import house_of
 from tenantry.perimeter.binder import ADMIN, APP, OPERATOR
+from tenantry.placements.database import TEMPLATE_DATABASE
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn, shown_dsn
 from tenantry.service.control import Control
 
 DATABASE = "tenantry"
 """The name of a shard's pooled database, unless another is given."""
+
+_RESERVED = ("postgres", "template0", "template1", TEMPLATE_DATABASE)
 
 
 async def add(
@@ -45,19 +49,23 @@ async def add(
     Raises:
         InvalidInput: a name or the DSN has a wrong form.
         ServerUnreachable, ServerUnsuitable: it does not answer, or can't be used.
-        Conflict: there is a shard of this name, or the server belongs to another house.
+        Conflict: there is a shard of this name, the server is a shard already or belongs to another house, or the
+            database holds tenants of another house.
         OperationFailed: something on the server failed; run it again when that is mended.
     """
     parse_name(name, "shard")
-    parse_identifier(database, "database")
+    if parse_identifier(database, "database") in _RESERVED:
+        raise InvalidInput(f"{database!r} can't hold tenants", hint="choose another name for the pooled database")
+    if await control.store.fetch("shard", (name,)):
+        raise _taken(name)
     mode = await _binding(dsn, control.settings.connect_seconds, binding)
     address = merge_dsn(dsn, user=None, password=None, dbname=None, options=None)
     house = await control.store.house()
-    if not take_over:
-        await _refuse_foreign(control, dsn)
+    await _refuse_used(control, dsn, take_over=take_over)
+    await _refuse_full(control, dsn, database)
     async with control.store.transaction() as conn:
         if not await fetch(conn, "new_shard", (name, address, dsn, mode, dedicated)):
-            raise Conflict(f"there is a shard {name!r} already", hint="choose another name")
+            raise _taken(name)
         for role in (APP, OPERATOR, ADMIN):
             await fetch(conn, "new_credential", (name, role, token_urlsafe(24)))
         where = (name, database, house.app_schema, Isolation.POOLED, "building")
@@ -70,16 +78,79 @@ async def add(
     return await show(control, name)
 
 
-async def _refuse_foreign(control: Control, dsn: str) -> None:
-    """Roles and their passwords belong to the whole server, so it can't serve two houses."""
+def _taken(name: str) -> Conflict:
+    return Conflict(f"there is a shard {name!r} already", hint="choose another name")
+
+
+async def _refuse_used(control: Control, dsn: str, *, take_over: bool) -> None:
+    """Roles and their passwords belong to the whole server: it serves one house, as one shard."""
     ours = str((await control.store.fetch("house_id"))[0]["id"])
     conn = await connect(dsn, seconds=control.settings.connect_seconds)
     try:
-        owner = await house_of(conn)
+        owner, started = await house_of(conn), await _started(conn)
     finally:
         await conn.close()
-    if owner not in (None, ours):
+    if owner == ours:
+        for shard, _, _ in await listing(control):
+            if started == await _started_of(control, shard.name):
+                raise Conflict(f"the server is the shard {shard.name!r} already", hint="use another server")
+    elif owner is not None and not take_over:
         raise Conflict("the server belongs to another house", where=owner, hint="use another server, or --take-over")
+
+
+async def _started_of(control: Control, shard: str) -> Any:
+    """None: the shard does not answer, so it is another one than a server that does."""
+    try:
+        async with control.estate.root(shard) as conn:
+            return await _started(conn)
+    except ServerUnreachable:
+        return None
+
+
+async def _started(conn: AsyncConnection[Any]) -> Any:
+    """When a server was started, to the microsecond: no two have that in common, and everybody may ask."""
+    return (await (await conn.execute("SELECT pg_postmaster_start_time()")).fetchall())[0][0]
+
+
+async def _refuse_full(control: Control, dsn: str, database: str) -> None:
+    """The pooled database may be an application's own, but tenants of another house would be taken for ours."""
+    conn = await connect(dsn, seconds=control.settings.connect_seconds)
+    try:
+        query = "SELECT 1 FROM pg_database WHERE datname = %s"
+        if await (await conn.execute(query, (database,))).fetchone() is None:
+            return
+    finally:
+        await conn.close()
+    conn = await connect(merge_dsn(dsn, dbname=database), seconds=control.settings.connect_seconds)
+    try:
+        what = (
+            "a catalog"
+            if await _has_catalog(conn)
+            else "tenants of another house"
+            if await _has_tenants(conn)
+            else None
+        )
+    finally:
+        await conn.close()
+    if what is not None:
+        hint = "choose another one with --database, or drop it if nobody needs it"
+        raise Conflict(f"the database {database!r} holds {what}", hint=hint)
+
+
+async def _has_catalog(conn: AsyncConnection[Any]) -> bool:
+    return await _is(conn, "SELECT to_regnamespace('tenantry_catalog') IS NOT NULL")
+
+
+async def _has_tenants(conn: AsyncConnection[Any]) -> bool:
+    try:
+        there = await _is(conn, "SELECT to_regclass('tenantry.residents') IS NOT NULL")
+        return there and await _is(conn, "SELECT EXISTS (SELECT FROM tenantry.residents)")
+    except psycopg.errors.InsufficientPrivilege:  # there is a wall, and it is not ours
+        return True
+
+
+async def _is(conn: AsyncConnection[Any], query: LiteralString) -> bool:
+    return bool((await (await conn.execute(query)).fetchall())[0][0])
 
 
 async def _binding(dsn: str, seconds: float, wanted: BindingMode | str | None) -> BindingMode:
