@@ -76,9 +76,8 @@ SELECT id, shard, database, schema, isolation, state, template FROM spaces WHERE
 -- databases --
 SELECT DISTINCT shard, database FROM spaces WHERE state NOT IN ('building', 'template') ORDER BY shard, database
 
--- space_built --
--- Whoever brought it up has noted the version that it has.
-UPDATE spaces SET state = %s, template = coalesce(template, %s) WHERE id = ANY (%s)
+-- space_states --
+UPDATE spaces SET state = %s WHERE id = ANY (%s)
 
 -- space_template --
 UPDATE spaces SET template = %s WHERE id = ANY (%s)

@@ -32,7 +32,7 @@ async def _pooled(work: Work) -> None:
 async def _ready(work: Work, conn: Conn) -> None:
     space = (await fetch(conn, "pooled_space", (work.args["shard"],)))[0]
     await work.estate.introduce(conn, space["shard"], space["database"])
-    await fetch(conn, "space_built", ("ready", work.estate.template.version(), [space["id"]]))
+    await fetch(conn, "space_states", ("ready", [space["id"]]))
 
 
 async def _template(work: Work) -> None:

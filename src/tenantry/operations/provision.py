@@ -88,7 +88,7 @@ async def _built(work: Work, conn: Conn) -> None:
     for space in [Space.of(row) for row in await fetch(conn, "spaces_by_id", (ids,))]:
         if space.isolation is Isolation.DATABASE:
             await work.estate.introduce(conn, space.shard, space.database)
-    await fetch(conn, "space_built", ("occupied", work.estate.template.version(), ids))
+    await fetch(conn, "space_states", ("occupied", ids))
 
 
 async def _unbuild(work: Work) -> None:

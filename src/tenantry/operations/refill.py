@@ -22,7 +22,7 @@ async def _ready(work: Work, conn: Conn) -> None:
     for row in await fetch(conn, "spaces_by_id", (work.args["spaces"],)):
         if row["isolation"] == Isolation.DATABASE:
             await work.estate.introduce(conn, row["shard"], row["database"])
-    await fetch(conn, "space_built", ("ready", work.estate.template.version(), work.args["spaces"]))
+    await fetch(conn, "space_states", ("ready", work.args["spaces"]))
 
 
 async def _drop(work: Work) -> None:
