@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_bytes, token_hex, token_urlsafe
+from typing import Any
 
-from psycopg import sql
+from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
 from tenantry.catalog.store import fetch
@@ -63,6 +65,21 @@ async def init(
         ServerUnreachable, ServerUnsuitable: the server can't be used.
     """
     wanted = _house(key_type, tenant_column, app_schema)
+    async with control.store.connection() as conn, _alone(conn):
+        return await _init(control, wanted)
+
+
+@asynccontextmanager
+async def _alone(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """Keep others from making the same house meanwhile: roles and databases know no IF NOT EXISTS."""
+    await conn.execute("SELECT pg_advisory_lock(hashtextextended('tenantry init', 0))")
+    try:
+        yield
+    finally:
+        await conn.execute("SELECT pg_advisory_unlock(hashtextextended('tenantry init', 0))")
+
+
+async def _init(control: Control, wanted: House) -> Initialised:
     migrations = await control.store.migrate()
     async with control.store.transaction() as conn:
         await fetch(conn, "new_house", (wanted.key_type, wanted.tenant_column, wanted.app_schema))
@@ -97,16 +114,13 @@ async def create_database(dsn: str, *, seconds: float = 5.0) -> bool:
     name = parse_dsn(dsn).get("dbname")
     if not name:
         raise InvalidInput("the DSN names no database", hint="add /DATABASE to it, for instance /tenantry_catalog")
-    conn = await connect(merge_dsn(dsn, dbname="postgres"), seconds=seconds)
-    try:
+    async with await connect(merge_dsn(dsn, dbname="postgres"), seconds=seconds) as conn, _alone(conn):
         found = await (await conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))).fetchone()
         if found is None:
             query = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
             await conn.execute(query)
         await conn.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
         return found is None
-    finally:
-        await conn.close()
 
 
 async def _login(control: Control) -> str | None:
