@@ -363,6 +363,23 @@ async def test_nobody_takes_an_operation_whose_worker_lives(empty: House) -> Non
         assert await mine.engine.run(claimed) == "done"
 
 
+async def test_a_process_does_not_take_from_itself_what_it_is_at_work_on(empty: House) -> None:
+    """However late its heartbeat is: it would end its own sessions."""
+    acting, going_on = asyncio.Event(), asyncio.Event()
+
+    async def act(work: Work) -> None:
+        acting.set()
+        await going_on.wait()
+
+    async with bench(empty, Kind("test", [Step("long", act)])) as it:
+        running = asyncio.create_task(it.run())
+        await acting.wait()
+        expire(empty)
+        assert await it.engine.work() is None
+        going_on.set()
+        assert await running == "done"
+
+
 async def test_who_lost_an_operation_can_neither_commit_nor_undo(empty: House) -> None:
     world = World()
     async with bench(empty, world.kind("a", "b")) as mine, bench(empty, world.kind("a", "b")) as theirs:
