@@ -97,6 +97,27 @@ def test_i209_partitions(wall: Wall, attacker: Attacker, scan: str) -> None:
     assert trace(attacker, documents, "bravo-contract") == trace(attacker, documents, "bravo-contracx")
 
 
+@attack("I209", "Conditions in joins, subqueries and views")
+@SHARED
+@pytest.mark.parametrize("scan", SCANS)
+def test_i209_joins(wall: Wall, attacker: Attacker, scan: str) -> None:
+    """The same as join conditions, in EXISTS, beside NOT IN, behind a fence, and through a view."""
+    attacker.run("SELECT 1")
+    attacker.conn.execute(SCANS[scan])
+    on = "c.secret >= v.x AND c.secret <= v.x AND c.email > {hit}"
+    values, customers = "(VALUES ('{g}')) v (x)", "{b_schema}.customers c"
+    quoted, note = "'{g}'", "replace('{g}', 'secret', 'note')"
+    for query in (
+        f"SELECT c.id FROM {values} JOIN {customers} ON {on}",
+        f"SELECT c.id FROM {values} LEFT JOIN {customers} ON {on}",
+        f"SELECT 1 FROM {values} WHERE EXISTS (SELECT FROM {customers} WHERE {on})",
+        f"SELECT 1 FROM {customers} WHERE secret NOT IN (SELECT x || 'x' FROM {values}) AND {on.replace('v.x', quoted)}",
+        f"SELECT 1 FROM (SELECT * FROM {customers} OFFSET 0) c, {values} WHERE {on}",
+        f"SELECT 1 FROM {{b_schema}}.paid_orders WHERE note >= {note} AND note <= {note} AND note > {{hit}}",
+    ):
+        assert trace(attacker, query, KNOWN) == trace(attacker, query, UNKNOWN)
+
+
 @attack("I063", "A value that B has, in a unique key")
 def test_i063_unique(wall: Wall, attacker: Attacker) -> None:
     """Insert B's e-mail address: keys contain the tenant, so it is free."""
