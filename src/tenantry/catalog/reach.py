@@ -2,17 +2,65 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Timer
+from threading import Condition, Thread
 from typing import Any
 
 from psycopg import AsyncConnection, Connection
 
 from tenantry.errors import ServerUnreachable
 from tenantry.postgres.connect import connect, connect_sync
+from tenantry.postgres.forks import in_child, leave_to_parent
+
+
+class _Deadlines:
+    """One thread per process, started when it is needed first: it shuts the sockets whose time is over."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._until: dict[socket.socket, float] = {}
+        self._next = math.inf
+        self._thread: Thread | None = None
+        in_child(self._start_over)
+
+    def watch(self, handle: socket.socket, seconds: float) -> None:
+        """Shut a socket after so many seconds."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            self._until[handle] = until
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="tenantry-deadlines", daemon=True)
+                self._thread.start()
+            elif until < self._next:
+                self._changed.notify()
+
+    def release(self, handle: socket.socket) -> None:
+        """Let a socket be; it is not touched any more. The thread is not woken: it finds out when it wakes up."""
+        with self._changed:
+            self._until.pop(handle, None)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for handle in [each for each, until in self._until.items() if until <= now]:
+                    del self._until[handle]
+                    with suppress(OSError):
+                        handle.shutdown(socket.SHUT_RDWR)
+                self._next = min(self._until.values(), default=math.inf)
+                self._changed.wait(None if self._next == math.inf else self._next - now)
+
+    def _start_over(self) -> None:
+        leave_to_parent(self._until)
+        self._changed, self._until, self._next, self._thread = Condition(), {}, math.inf, None
+
+
+_deadlines = _Deadlines()
 
 
 @contextmanager
@@ -22,19 +70,12 @@ def answers_within(conn: AsyncConnection[Any] | Connection[Any], seconds: float)
     psycopg itself waits for ever when a server, or what stands before it, accepts a question and stalls.
     """
     handle = socket.socket(fileno=os.dup(conn.fileno()))  # ours: psycopg may close its one, and the number be reused
-    timer = Timer(seconds, _end, (handle,))
-    timer.daemon = True
-    timer.start()
+    _deadlines.watch(handle, seconds)
     try:
         yield
     finally:
-        timer.cancel()
+        _deadlines.release(handle)
         handle.close()
-
-
-def _end(handle: socket.socket) -> None:
-    with suppress(OSError):
-        handle.shutdown(socket.SHUT_RDWR)
 
 
 async def refusal_async(dsn: str, seconds: float) -> ServerUnreachable | None:
