@@ -489,3 +489,32 @@ async def test_nobody_can_connect_to_the_template_database(make_own: MakeOwn, ap
     house = await make_own(template=application.spec)
     with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
         psycopg.connect(house.servers[0].dsn(TEMPLATE_DATABASE))
+
+
+# Extensions
+
+
+async def test_a_trusted_extension_can_be_made_where_the_owner_may_create(
+    make_own: MakeOwn, application: SqlApplication
+) -> None:
+    house = await make_own(template=application.spec)
+    await settle(house)
+    statements = (
+        "CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA public",
+        "CREATE INDEX items_trgm ON items USING gin (name public.gin_trgm_ops)",
+    )
+    application.release(*statements)
+    with pytest.raises(OperationFailed, match="permission denied to create extension"):
+        await migrate(house)
+    with psycopg.connect(house.servers[0].dsn(), autocommit=True) as conn:
+        for database in {space["database"] for space in spaces(house)}:
+            grant = sql.SQL("GRANT CREATE ON DATABASE {} TO tenantry_owner")
+            conn.execute(grant.format(sql.Identifier(database)))
+    assert await migrate(house) == "done"
+    async with house.control() as control, AsyncRouter(house.settings) as router:
+        assert await perimeter.check(control) == []  # the wall has nothing against it
+        await tenant.create(control, "schema-new", isolation="schema")
+        await tenant.create(control, "database-new", isolation="database")
+        for slug in ("pooled-a", "schema-a", "schema-new", "database-new"):
+            async with router.tenant_scope(slug), router.transaction() as bound:
+                await bound.execute("SELECT FROM items WHERE name LIKE '%new%'")
