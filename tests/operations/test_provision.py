@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from tenantry import AsyncRouter, Isolation
-from tenantry.errors import KeyTaken, NoCapacity, OperationFailed, ShardNotFound, SlugTaken, TenantryError
+from tenantry.errors import (
+    InvalidSettings,
+    KeyTaken,
+    NoCapacity,
+    OperationFailed,
+    ShardNotFound,
+    SlugTaken,
+    TenantryError,
+)
 from tenantry.model import Tenant
 from tenantry.placements.levels import LEVELS
 from tenantry.placements.space import Space
@@ -20,6 +28,7 @@ from tenantry.placements.template import parse_template
 from tenantry.service import house as houses
 from tenantry.service import shard as shards
 from tenantry.service import tenant as tenants
+from tenantry.service.control import Control
 from tenantry.service.tenant import NewTenant
 from tests.fixtures.house import TEMPLATE, House, MakeHouse
 from tests.operations.invariants import catalog, shard_database, violations
@@ -319,6 +328,17 @@ class TestFailures:
             bad.unlink()
         async with fleet.control() as control:
             await houses.migrate(control)
+
+    @pytest.mark.parametrize("isolation", ["schema", "database"])
+    async def test_a_process_that_does_not_know_the_template_makes_no_homes_without_tables(
+        self, fleet: House, isolation: str
+    ) -> None:
+        settings = fleet.control_settings.model_copy(update={"template": None})
+        async with Control(settings) as control:
+            with pytest.raises(InvalidSettings, match="setting 'template' is missing"):
+                await tenants.create(control, "bare", isolation=isolation)
+            with pytest.raises(InvalidSettings, match="setting 'template' is missing"):
+                await houses.migrate(control)
 
     async def test_a_pool_that_can_not_be_refilled_does_not_stop_the_worker(self, fleet: House, folder: Path) -> None:
         bad = add_migration(folder, "SELECT 1 / 0;")

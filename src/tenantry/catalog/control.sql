@@ -79,6 +79,9 @@ SELECT DISTINCT shard, database FROM spaces WHERE state NOT IN ('building', 'tem
 -- space_states --
 UPDATE spaces SET state = %s WHERE id = ANY (%s)
 
+-- templates --
+SELECT template FROM spaces WHERE template <> %s LIMIT 1
+
 -- space_template --
 UPDATE spaces SET template = %s WHERE id = ANY (%s)
 

@@ -21,12 +21,12 @@ from psycopg_pool import PoolTimeout
 from tenantry.catalog import rows
 from tenantry.catalog.store import CatalogStore, fetch
 from tenantry.catalog.store import Conn as CatalogConn
-from tenantry.errors import OperationFailed, ServerUnreachable, ShardNotFound, TenantryError
+from tenantry.errors import InvalidSettings, OperationFailed, ServerUnreachable, ShardNotFound, TenantryError
 from tenantry.model import House, Shard
 from tenantry.perimeter.apply import PerimeterPlan, apply_perimeter
 from tenantry.perimeter.binder import ADMIN
 from tenantry.placements.space import Space
-from tenantry.placements.template import LOCK_SECONDS, Template, parse_template
+from tenantry.placements.template import LOCK_SECONDS, NoTables, Template, parse_template
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
 from tenantry.postgres.pool import Pool, make_pool, purge
 from tenantry.settings import Settings
@@ -245,6 +245,7 @@ class Estate:
         """
         version = self.template.version()  # it may change while they run: an old one noted does no harm, a new one does
         try:
+            await self._refuse_to_forget_tables()
             await self._bring_up(space)
         except TenantryError as error:
             error.where = space.name
@@ -253,6 +254,14 @@ class Estate:
             reason = str(error).strip().partition("\n")[0]
             raise OperationFailed(f"it can't be brought up to date: {reason}", where=space.name) from error
         await self.store.fetch("space_template", (version, [space.id]))
+
+    async def _refuse_to_forget_tables(self) -> None:
+        """A process that was started without the setting would hand out homes without tables."""
+        if isinstance(self.template, NoTables) and await self.store.fetch("templates", (NoTables.VERSION,)):
+            raise InvalidSettings(
+                "setting 'template' is missing: other homes of this house have tables from one",
+                hint="set TENANTRY_TEMPLATE, or 'template' in tenantry.toml, as for the process that made them",
+            )
 
     async def _bring_up(self, space: Space) -> None:
         dsn = merge_dsn(await self.login_dsn(space.shard, ADMIN, space.database), application_name=self.name)

@@ -89,9 +89,11 @@ def _inside(dsn: str, schema: str) -> str:
 class NoTables:
     """A house whose tables are made by somebody else."""
 
+    VERSION = "none"
+
     def version(self) -> str:
         """Always the same."""
-        return "none"
+        return self.VERSION
 
     async def apply(self, dsn: str, schema: str) -> None:
         """Nothing to do."""
