@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tenantry import AsyncRouter, Isolation
+from tenantry.service.access import all_tenants
 from tests.fixtures.house import House
 
 pytestmark = pytest.mark.anyio
@@ -29,3 +30,13 @@ async def test_the_levels_are_what_they_say(house: House) -> None:
     assert (pooled.database, pooled.schema) == (other.database, other.schema)
     assert (schema.database, database.schema) == (pooled.database, pooled.schema)
     assert len({pooled.schema, schema.schema}) == len({pooled.database, database.database}) == 2
+
+
+async def test_an_operator_reaches_the_tables_of_a_tenant_s_schema_by_its_name(house: House) -> None:
+    placement = house.tenants["schema-a"].placement
+    assert placement is not None
+    async with AsyncRouter(house.settings) as router, router.tenant_scope("schema-a"), router.transaction() as conn:
+        await conn.execute("INSERT INTO orders (note) VALUES ('seen')")
+    async with house.control() as control, all_tenants(control, "main", reason="ticket 4711: what is there") as seen:
+        query = f"SELECT tenant_id FROM {placement.schema}.orders WHERE note = 'seen'"
+        assert await (await seen.execute(query)).fetchall() == [(house.tenants["schema-a"].key,)]

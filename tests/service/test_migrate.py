@@ -352,19 +352,44 @@ async def test_two_runs_at_once_do_each_thing_once(
 
 
 class Meanwhile:
-    """A template that does something else before it is applied for the first time."""
+    """A template that does something else before, or after, it is applied for the first time."""
 
-    def __init__(self, control: Control, what: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        control: Control,
+        before: Callable[[], Awaitable[Any]] | None = None,
+        after: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
         self._template = control.estate.template
         self.version = self._template.version
-        self._what: Callable[[], Awaitable[Any]] | None = what
+        self._before, self._after = before, after
         control.estate._template = self
 
     async def apply(self, dsn: str, schema: str) -> None:
-        if self._what is not None:
-            what, self._what = self._what, None
-            await what()
+        before, after = self._before, self._after
+        self._before = self._after = None
+        if before is not None:
+            await before()
         await self._template.apply(dsn, schema)
+        if after is not None:
+            await after()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_release_that_comes_while_a_home_is_built_is_not_missed(
+    make_own: MakeOwn, application: SqlApplication, moment: str
+) -> None:
+    house = await make_own(template=application.spec)
+
+    async def release() -> None:
+        application.release(NOTES)
+
+    async with house.control() as control:
+        Meanwhile(control, **{moment: release})
+        await tenant.create(control, "schema-a", isolation="schema")
+    assert len(await behind(house)) == len(spaces(house))
+    assert await migrate(house) == "done"
+    assert all("notes" in {name for name, _, _ in names} for names in tables(house).values())
 
 
 @pytest.mark.parametrize("level", ["schema", "database"])
