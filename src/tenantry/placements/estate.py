@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -76,6 +76,7 @@ class Estate:
         self._template: Template | None = None
         self._seconds = settings.connect_seconds
         self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
+        self._users: Counter[tuple[str, str]] = Counter()
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -161,8 +162,9 @@ class Estate:
         Raises:
             ServerUnreachable: the shard does not answer.
         """
-        pool = await self._pool(shard, database)
+        self._users[shard, database] += 1  # from here on nobody closes the pool
         try:
+            pool = await self._pool(shard, database)
             async with pool.connection() as conn:
                 try:
                     await self._enter(shard)
@@ -172,6 +174,8 @@ class Estate:
                     raise
         except PoolTimeout:
             raise ServerUnreachable("the shard does not answer", where=f"{shard}/{database}") from None
+        finally:
+            self._users[shard, database] -= 1
 
     async def _pool(self, shard: str, database: str) -> Pool:
         async with self._opening:
@@ -182,10 +186,14 @@ class Estate:
                 await pool.open()
                 self._pools[shard, database] = pool
             self._pools.move_to_end((shard, database))
-            while len(self._pools) > _POOLS:
-                _, oldest = self._pools.popitem(last=False)
-                await oldest.close()
+            await self._trim()
         return pool
+
+    async def _trim(self) -> None:
+        unused = [place for place in self._pools if not self._users[place]]
+        for place in unused[: max(0, len(self._pools) - _POOLS)]:
+            await self._pools.pop(place).close()
+        self._users += Counter()  # drops those at zero
 
     async def forget(self, shard: str, database: str) -> None:
         """Close the connections to a database that is about to go."""
