@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -25,6 +26,26 @@ DELETE = {"pooled": 3, "schema": 11, "database": 7}
 @pytest.fixture(scope="module")
 def fleet(make_house: MakeHouse) -> House:
     return make_house()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("home", CREATE)
+def test_workers_that_die_one_after_the_other_get_there(fleet: House, workers: Workers, home: str, seed: int) -> None:
+    """Making, undoing and clearing, each interrupted again and again, at moments drawn by lot."""
+    lot = random.Random(f"{home} {seed}")
+    fails = [("admit", "acted", "fail")] if seed % 2 else []
+    slug, _ = create(workers, fleet, home, events=fails, statement=(lot.randint(9, 60), "kill"))
+    for _ in range(6):
+        expire(fleet)
+        workers.run(fleet, "work", events=fails, statement=(lot.randint(1, 40), "kill"))
+    recover(fleet)
+    assert state(fleet, slug) in (None, "active")
+    if state(fleet, slug) == "active":
+        workers.run(fleet, "delete", slug, confirm=slug, grace=0, statement=(lot.randint(9, 50), "kill"))
+        for _ in range(6):
+            expire(fleet)
+            workers.run(fleet, "work", statement=(lot.randint(1, 40), "kill"))
+        recover(fleet)
 
 
 def at_each_statement(stride: int) -> Iterator[int]:
