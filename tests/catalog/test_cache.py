@@ -164,7 +164,7 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=200)
+TestModel.settings = settings(max_examples=100)
 
 
 def test_an_answer_that_was_asked_for_before_the_news_is_not_kept() -> None:
