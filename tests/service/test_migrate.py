@@ -14,11 +14,12 @@ from psycopg import sql
 from tenantry import AsyncRouter, Tenant
 from tenantry.errors import OperationFailed, ServerUnsuitable
 from tenantry.placements.database import TEMPLATE_DATABASE
+from tenantry.placements.space import Space
 from tenantry.postgres.connect import merge_dsn
 from tenantry.service import house as houses
 from tenantry.service import perimeter, plan, tenant
 from tenantry.service.control import Control
-from tests.fixtures.house import House, MakeOwn
+from tests.fixtures.house import House, MakeHouse, MakeOwn
 from tests.fixtures.workers import Workers
 from tests.operations.invariants import catalog, shard_database, violations
 from tests.operations.recovery import recover
@@ -351,28 +352,56 @@ async def test_two_runs_at_once_do_each_thing_once(
     assert await behind(house) == []
 
 
+async def test_a_home_is_migrated_by_one_at_a_time(make_own: MakeOwn, application: SqlApplication) -> None:
+    house = await make_own(template=application.spec)
+    application.release(NOTES)
+    entered = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+    async with house.control() as control, house.control() as other:
+        space = Space.of((await control.store.fetch("pooled_space", ("main",)))[0])
+
+        async def start_another() -> None:
+            tasks.append(asyncio.create_task(other.estate.bring_up(space)))
+            async with control.estate.root("main") as conn:
+                query = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                while not entered.is_set() and not await (await conn.execute(query)).fetchall():
+                    await asyncio.wait(tasks, timeout=0.01)
+            assert not entered.is_set()
+
+        async def enter() -> None:
+            entered.set()
+
+        Meanwhile(control, start_another)
+        Meanwhile(other, enter)
+        await control.estate.bring_up(space)
+        await tasks[0]
+    assert entered.is_set()
+
+
 class Meanwhile:
-    """A template that does something else before, or after, it is applied for the first time."""
+    """A template that does something else before, or after, it is applied for the first time, or for another one."""
 
     def __init__(
         self,
         control: Control,
         before: Callable[[], Awaitable[Any]] | None = None,
         after: Callable[[], Awaitable[Any]] | None = None,
+        time: int = 1,
     ) -> None:
         self._template = control.estate.template
         self.version = self._template.version
         self._before, self._after = before, after
+        self._left = time
         control.estate._template = self
 
     async def apply(self, dsn: str, schema: str) -> None:
-        before, after = self._before, self._after
-        self._before = self._after = None
-        if before is not None:
-            await before()
+        self._left -= 1
+        now = self._left == 0
+        if now and self._before is not None:
+            await self._before()
         await self._template.apply(dsn, schema)
-        if after is not None:
-            await after()
+        if now and self._after is not None:
+            await self._after()
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -385,7 +414,7 @@ async def test_a_release_that_comes_while_a_home_is_built_is_not_missed(
         application.release(NOTES)
 
     async with house.control() as control:
-        Meanwhile(control, **{moment: release})
+        Meanwhile(control, *([release] if moment == "before" else [None, release]))
         await tenant.create(control, "schema-a", isolation="schema")
     assert len(await behind(house)) == len(spaces(house))
     assert await migrate(house) == "done"
@@ -406,7 +435,7 @@ async def test_a_tenant_that_is_deleted_meanwhile_is_not_missed(
 
     async with house.control() as control:
         rows = await control.store.fetch("spaces")
-        Meanwhile(control, delete)
+        Meanwhile(control, delete, time=2)  # the first one is the template database, the second one the pooled space
         assert await houses.migrate(control) == "done"
     assert len(spaces(house)) == len(rows) - 1
     assert await behind(house) == []
@@ -485,13 +514,13 @@ def warm_homes(house: House) -> set[tuple[str, str, str]]:
 
 
 async def test_the_template_database_of_another_house_is_not_used(
-    make_own: MakeOwn, tmp_path: Path, application: SqlApplication
+    make_own: MakeOwn, make_house: MakeHouse, tmp_path: Path, application: SqlApplication
 ) -> None:
     await make_own(template=application.spec)
     (tmp_path / "other").mkdir()
     other = SqlApplication(tmp_path / "other")
     other.release(NOTES)
-    house = await make_own(template=other.spec)
+    house = await asyncio.to_thread(make_house, template=other.spec)
     async with house.control() as control:
         await tenant.create(control, "database-a", isolation="database")
     found = {name for standing in tables(house).values() for name, _, _ in standing}
