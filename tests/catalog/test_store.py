@@ -62,7 +62,7 @@ async def test_a_transaction_that_fails_leaves_nothing(catalog: Catalog) -> None
             await store.plan("never")
 
 
-@pytest.mark.parametrize("version", [0, 1, len(MIGRATIONS) - 1])
+@pytest.mark.parametrize("version", [0, 1, 2])
 async def test_a_catalog_that_is_not_there_or_too_old_says_how_to_get_one(database: Database, version: int) -> None:
     if version:
         await asyncio.to_thread(apply, database.dsn(), MIGRATIONS[:version])

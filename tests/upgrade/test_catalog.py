@@ -108,7 +108,7 @@ async def stored(database: Database) -> tuple[object, str, str]:
         return tenant.id, plan.name, house.tenant_column
 
 
-@pytest.mark.parametrize("version", EARLIER)
+@pytest.mark.parametrize("version", [1, 2], ids=["no operations, no views", "no views"])
 def test_a_catalog_that_has_not_been_upgraded_yet_is_named_as_such(database: Database, version: int) -> None:
     apply(database.dsn(), MIGRATIONS[:version])
     fill(database, version)
