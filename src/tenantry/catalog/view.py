@@ -93,6 +93,7 @@ class CatalogView:
         Raises:
             TenantNotFound: nobody has it.
             ServerUnreachable: it is not in memory, and the catalog does not answer.
+            ServerUnsuitable: what the catalog says of it is new to this version.
         """
         name = (kind, value)
         tenant = self.cache.get(name, time.monotonic())

@@ -92,6 +92,7 @@ class AsyncCatalogView:
         Raises:
             TenantNotFound: nobody has it.
             ServerUnreachable: it is not in memory, and the catalog does not answer.
+            ServerUnsuitable: what the catalog says of it is new to this version.
         """
         name = (kind, value)
         tenant = self.cache.get(name, time.monotonic())
