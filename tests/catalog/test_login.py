@@ -191,25 +191,6 @@ QUERIES = [
     "SELECT count(*) FROM library_shards WHERE {} OFFSET 0",
     "SELECT name FROM house JOIN library_shards ON {}",
 ]
-BARRIER = "ALTER VIEW library_shards SET (security_barrier = %s); ALTER VIEW library_keys SET (security_barrier = %s)"
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(False, marks=pytest.mark.xfail(reason="the views need security_barrier", strict=True)),
-        pytest.param(True),
-    ],
-    ids=["as it is", "with a barrier"],
-)
-def barrier(request: pytest.FixtureRequest, catalog: Catalog) -> Iterator[None]:
-    on: bool = request.param
-    change = BARRIER.replace("%s", str(on).lower())
-    with catalog.database.connect(options=f"-c search_path={SCHEMA}") as conn:
-        if on:
-            conn.execute(change)
-        yield
-        if on:
-            conn.execute(change.replace("true", "false"))
 
 
 def said(thief: psycopg.Connection, query: str) -> str:
@@ -220,7 +201,6 @@ def said(thief: psycopg.Connection, query: str) -> str:
         return str(error)
 
 
-@pytest.mark.usefixtures("barrier")
 def test_no_error_tells_it_a_password_that_the_view_leaves_out(thief: psycopg.Connection) -> None:
     """A condition that fails on a value says the value; it must not see rows before the view's own condition has."""
     told = [said(thief, query.format(leak.format("password"))) for query in QUERIES for leak in LEAKS]
@@ -249,7 +229,6 @@ def test_what_it_says_on_the_channel_makes_views_ask_again_and_no_more(
     view.close()
 
 
-@pytest.mark.xfail(reason="everybody may make large objects until 'tenantry init' revokes it", strict=True)
 def test_it_leaves_no_large_object(thief: psycopg.Connection) -> None:
     for query in ("SELECT lo_create(0)", "SELECT lo_creat(-1)", "SELECT lo_from_bytea(0, 'x')"):
         with refused():

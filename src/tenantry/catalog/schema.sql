@@ -182,12 +182,12 @@ CREATE TABLE operation_tenants (
 );
 CREATE INDEX operation_tenants_operation ON operation_tenants (operation);
 
-CREATE VIEW library_shards AS
+CREATE VIEW library_shards WITH (security_barrier=true) AS
 SELECT s.name, s.dsn, s.state, s.binding, s.dedicated, s.created_at, c.role, c.password
 FROM shards s
 LEFT JOIN credentials c ON c.shard = s.name AND c.role = 'tenantry_app';
 
-CREATE VIEW library_keys AS
+CREATE VIEW library_keys WITH (security_barrier=true) AS
 SELECT kid, key, state, not_after
 FROM signing_keys
 WHERE state = 'active';
@@ -271,4 +271,5 @@ GRANT SELECT ON house, plans, domains, library_shards, library_keys, library_ten
 INSERT INTO tenantry_migrations (number, name, checksum) VALUES
   (1, 'catalog', '225acb4220a7487a125c5d908131eedaa2fea3454873ee6b19799e032b336605'),
   (2, 'operations', '0456117040da5c3c9ade0542d918e692f959db87613fd4740374c28696ca43b5'),
-  (3, 'library', '7c94e7e4b92286a240d38cc0258842ce4c77079f3d26b8c92fc37a9fcb1efc32');
+  (3, 'library', '7c94e7e4b92286a240d38cc0258842ce4c77079f3d26b8c92fc37a9fcb1efc32'),
+  (4, 'barriers', '54c2ed69e2f57db341605b6d6c811f5d3f2966ef870570cf552f9967b9bdd447');
