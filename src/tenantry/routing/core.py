@@ -29,6 +29,19 @@ from tenantry.perimeter.token import Signer
 from tenantry.postgres.connect import merge_dsn
 from tenantry.settings import Settings, load
 
+STARTUP_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "statement_timeout=0",
+        "lock_timeout=0",
+        "idle_in_transaction_session_timeout=0",
+        "local_preload_libraries=",
+        "search_path=pg_catalog",
+    )
+)
+"""A role may change its own defaults (``ALTER ROLE ... SET``), so injected SQL could stop every connection of the
+application. What stands in the startup packet wins; the plan's limits come with the binding."""
+
 OWN_DATABASE_CONNECTIONS = 4
 """The most connections of one process to a database that a tenant has for itself."""
 
@@ -116,6 +129,8 @@ class RouterCore:
             password=login.password,
             application_name="tenantry",
             connect_timeout=max(2, round(self.settings.connect_seconds)),
+            # A pooler between would refuse them.
+            options=None if self.settings.pooler else STARTUP_OPTIONS,
         )
         size = min(OWN_DATABASE_CONNECTIONS, self.settings.pool_size) if own else self.settings.pool_size
         return Target(shard.name, placement.database, login.role, dsn, size)
