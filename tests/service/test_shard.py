@@ -38,17 +38,23 @@ def house(make_house: MakeHouse) -> House:
 
 @pytest.fixture
 def unused(house: House, second_server: LocalServer) -> Iterator[str]:
-    """The DSN of a server that belongs to nobody; it is as before afterwards."""
+    """The DSN of a server that belongs to nobody, before and after the test."""
+    forget(second_server)
     yield second_server.dsn(tcp=True)
     with catalog(house) as conn:
         conn.execute("DELETE FROM spaces WHERE shard <> 'main'")
         conn.execute("DELETE FROM shards WHERE name <> 'main'")
-    with psycopg.connect(second_server.dsn(), autocommit=True) as conn:
-        for name in databases(second_server):
+    forget(second_server)
+
+
+def forget(server: LocalServer) -> None:
+    """Take everything of all houses from a server."""
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        for name in databases(server):
             conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-        if "tenantry_sec" in roles(second_server):
+        if "tenantry_sec" in roles(server):
             conn.execute("REVOKE ALL ON PARAMETER backtrace_functions FROM tenantry_sec")
-        for role in roles(second_server):
+        for role in roles(server):
             conn.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(role)))
 
 
