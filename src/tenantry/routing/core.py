@@ -36,7 +36,6 @@ STARTUP_OPTIONS = " ".join(
         "lock_timeout=0",
         "idle_in_transaction_session_timeout=0",
         "local_preload_libraries=",
-        "search_path=pg_catalog",
     )
 )
 """A role may change its own defaults (``ALTER ROLE ... SET``), so injected SQL could stop every connection of the
