@@ -16,6 +16,6 @@ def operation_moment(operation: int, kind: str, step: str, moment: str) -> None:
         operation: the operation's id.
         kind: ``provision``, ``delete``...
         step: the step that runs.
-        moment: ``before`` the step, ``acted`` (its outside effect is done, its journal row is not) or ``after`` it; when
-            it is undone, ``undo``, ``undo acted`` and ``undone``.
+        moment: ``before`` the step, ``acted`` (its outside effect is done, its journal row is not) or ``after`` it;
+            when it is undone, ``undo``, ``undo acted`` and ``undone``.
     """
