@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 _numbers = count(1)
 
 # Statements of each verb are sampled: a stride that has no common factor with loops comes by every kind of place.
-CREATE = {"pooled": 1, "schema": 23, "database": 7}
-DELETE = {"pooled": 3, "schema": 11, "database": 7}
+CREATE = {"pooled": 2, "schema": 29, "database": 11}
+DELETE = {"pooled": 5, "schema": 11, "database": 11}
 
 
 @pytest.fixture(scope="module")

@@ -95,8 +95,13 @@ def state(house: House, slug: str) -> str:
     return str(row["state"]) if row else "none"
 
 
-@pytest.mark.parametrize(("step", "moment"), moments(PROVISION))
-@pytest.mark.parametrize("home", [*HOMES, *WARM])
+@pytest.mark.parametrize(
+    ("home", "step", "moment"),
+    [
+        *((home, *when) for home in ("pooled", "schema", "database", *WARM) for when in moments(PROVISION)),
+        *(("dedicated", *when) for when in (("place", "after"), ("build", "acted"), ("admit", "acted"))),
+    ],
+)
 def test_provisioning_is_finished(
     fleet: House, workers: Workers, application: Router, slug: str, home: str, step: str, moment: str
 ) -> None:
@@ -110,6 +115,7 @@ def test_provisioning_is_finished(
     assert workers.run(fleet, "create", slug, events=[(step, moment, "kill")], **options).killed
     recover(fleet)
     assert is_at_work(application, slug)
+    assert workers.run(fleet, "delete", slug, confirm=slug, grace=0).result == "done"
 
 
 def set_warm_only(house: House) -> None:
