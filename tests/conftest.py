@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,10 @@ pytest_plugins = [
     "tests.fixtures.house",
     "tests.fixtures.workers",
 ]
+
+# Started in the background, a shell's children ignore Ctrl-C, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A property that talks to a database takes as long as it takes; CI must fail for a reason that anybody can repeat.
 settings.register_profile("tenantry", deadline=None, max_examples=50, derandomize="CI" in os.environ)
