@@ -122,6 +122,14 @@ class TestPlaces:
         assert shard_names(await make(fleet, f"third-{isolation}", isolation=isolation)) == ["second"]
         await make(fleet, f"fourth-{isolation}", shard="second")
 
+    async def test_many_that_need_new_homes_are_spread_over_the_shards(self, fleet: House) -> None:
+        async with fleet.control() as control:
+            before = Counter({shard.name: number for shard, number, _ in await shards.listing(control)})
+            wanted = [NewTenant(f"spread-{n}") for n in range(4 + abs(before["main"] - before["second"]))]
+            await tenants.create_many(control, wanted, isolation="schema")
+            after = Counter({shard.name: number for shard, number, _ in await shards.listing(control)})
+        assert after["main"] == after["second"]
+
     async def test_a_closed_shard_takes_no_new_tenants_and_keeps_its_own(self, fleet: House) -> None:
         found = await make(fleet, "stays", shard="main")
         async with fleet.control() as control:

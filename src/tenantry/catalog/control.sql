@@ -107,8 +107,10 @@ SELECT x.id FROM spaces x WHERE x.id = ANY (%s)
  ORDER BY (SELECT count(*) FROM placements p WHERE p.space = x.id), x.id LIMIT 1
 
 -- emptiest_shard --
+-- By tenants, and homes that are being built for some.
 SELECT s.name FROM shards s WHERE s.name = ANY (%s)
- ORDER BY (SELECT count(*) FROM placements p JOIN spaces x ON x.id = p.space WHERE x.shard = s.name), s.name LIMIT 1
+ ORDER BY (SELECT count(*) FROM spaces x LEFT JOIN placements p ON p.space = x.id
+            WHERE x.shard = s.name AND (x.state = 'building' OR p.tenant IS NOT NULL)), s.name LIMIT 1
 
 -- claim_ready --
 UPDATE spaces SET state = 'occupied'
