@@ -344,6 +344,28 @@ class TestOpenSessions:
             work(fleet)
             assert state(fleet, "leaves-now") == TenantState.DELETED
 
+    def test_what_is_no_application_s_is_not_waited_for(self, fleet: House) -> None:
+        """A backup takes hours, and writes no rows of the tenant."""
+        create(fleet, "dumped", "pooled")
+        with pooled(fleet) as conn, conn.transaction():
+            conn.execute("SELECT count(*) FROM pg_class")
+            assert delete_impatiently(fleet, "dumped") == "done"
+
+    def test_a_table_that_somebody_has_locked_is_tried_again_later(
+        self, fleet: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tenantry.placements.schema._LOCK_SECONDS", 0.1)
+        tenant = create(fleet, "locked", "schema")
+        assert tenant.placement
+        with pooled(fleet) as conn, conn.transaction():
+            conn.execute(sql.SQL("LOCK TABLE {}.orders").format(sql.Identifier(tenant.placement.schema)))
+            with pytest.raises(OperationFailed, match=r"delete stopped at the step 'clear': .* lock timeout"):
+                delete(fleet, "locked", grace=0)
+        with catalog(fleet) as conn:
+            conn.execute("UPDATE operations SET resume_at = now() WHERE state = 'pending'")
+        work(fleet)
+        assert state(fleet, "locked") == TenantState.DELETED
+
     def test_sessions_in_its_own_database_end(self, fleet: House, application: Router) -> None:
         create(fleet, "alone", "database")
         with application.tenant_scope("alone"), ExitStack() as stack:
@@ -412,6 +434,7 @@ class TestGrace:
                 await tenants.suspend(control, "asleep")
                 await tenants.delete(control, "asleep", confirm="asleep", grace=3600)
                 back = await tenants.resume(control, "asleep")
+                assert [what for what in violations(fleet) if "sessions" not in what] == []  # its database agrees
                 return back.state, (await tenants.resume(control, "asleep")).state
 
         create(fleet, "asleep", "pooled")

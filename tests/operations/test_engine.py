@@ -25,6 +25,7 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.hookspecs import hookimpl
+from tenantry.operations.claim import Claim
 from tenantry.operations.engine import Engine
 from tenantry.operations.steps import Kind, Step, Wait, Work
 from tenantry.placements.estate import Estate
@@ -242,9 +243,9 @@ async def test_after_some_attempts_it_is_undone(empty: House) -> None:
 
 
 async def test_attempts_are_counted_anew_after_each_step(empty: House) -> None:
-    world = World(failures={"act a": [ServerUnreachable("away")] * 4, "act b": [ServerUnreachable("away")] * 4})
+    world = World(failures={"act a": [ServerUnreachable("away")] * 5, "act b": [ServerUnreachable("away")] * 5})
     async with bench(empty, world.kind("a", "b")) as it:
-        for attempt in range(8):
+        for attempt in range(10):
             let_go(empty)
             with pytest.raises(OperationFailed):
                 await (it.run() if attempt == 0 else it.engine.work())
@@ -272,6 +273,20 @@ async def test_an_error_of_ours_comes_out_as_it_is_and_says_where(empty: House) 
             await it.run()
     assert caught.value.where == f"operation {newest(empty)['id']}"
     assert caught.value.hint == "do this"
+
+
+async def test_an_error_that_says_where_keeps_its_place(empty: House) -> None:
+    world = World(failures={"act a": [InvalidInput("that can't be", where="table x")]})
+    async with bench(empty, world.kind("a")) as it:
+        with pytest.raises(InvalidInput) as caught:
+            await it.run()
+    assert caught.value.where == "table x"
+
+
+async def test_predecessors_are_named_once_for_each_shard(empty: House) -> None:
+    async with bench(empty, World().kind("a")) as it:
+        claim = Claim(it.store, {**await it.start(), "predecessors": ["me", "other"]}, 1.0, me="me")
+    assert [claim.predecessors(shard) for shard in ("one", "one", "two")] == [["other"], (), ["other"]]
 
 
 async def test_another_error_names_the_operation_and_the_step(empty: House) -> None:

@@ -273,6 +273,9 @@ class TestWarm:
         assert has_table(fleet, early, table)
         assert warm(fleet) == {}
         async with fleet.control() as control:
+            missing = await houses.missing_homes(control)
+        assert sum(missing.values()) == 2
+        async with fleet.control() as control:
             assert await houses.migrate(control) == "done"
             assert await houses.behind(control) == []
         assert warm(fleet) == {"main": 1, "second": 1}

@@ -121,6 +121,18 @@ async def test_a_home_that_is_made_in_the_middle_of_a_rotation_knows_the_keys(
         assert await (await conn.execute("SHOW statement_timeout")).fetchone() == ("29s",)
 
 
+async def test_a_warm_home_that_is_built_in_the_middle_of_a_rotation_knows_the_keys(
+    house: House, workers: Workers
+) -> None:
+    async with house.control() as control:
+        await plans.change(control, "enterprise", warm=1)
+        builder = workers.run(house, "refill", events=[("build", "acted", "stop")])
+        assert await keys.rotate(control, overlap=0) == "done"
+        assert workers.wake(builder).result == "1"
+        await plans.change(control, "enterprise", warm=0)
+    assert violations(house) == []
+
+
 async def test_one_rotation_does_not_cut_the_overlap_of_another(house: House) -> None:
     [first] = signing_keys(house)
     async with house.control() as control:

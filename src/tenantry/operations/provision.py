@@ -63,7 +63,7 @@ async def _unplace(work: Work, conn: Conn) -> None:
     """What came from the warm pool goes back there: the tenants were dismissed from it, and it is empty."""
     built = work.outputs.get("place", {}).get("build", [])
     spaces = [row["space"] for row in await fetch(conn, "drop_placements", (work.tenants,))]
-    await fetch(conn, "spaces_ready_again", ([space for space in spaces if space not in built],))
+    await fetch(conn, "spaces_ready_again", (spaces,))
     await fetch(conn, "drop_spaces", (built,))
     await conn.execute("DELETE FROM operation_tenants WHERE operation = %s", (work.operation,))
     await fetch(conn, "drop_tenants", (work.tenants,))
