@@ -397,15 +397,16 @@ class TestGrace:
     def test_within_the_grace_period_it_comes_back_with_its_rows(
         self, fleet: House, application: Router, level: str
     ) -> None:
-        create(fleet, f"back-{level}", level)
+        tenant = create(fleet, f"back-{level}", level)
         fill(fleet, application, f"back-{level}", "back")
         before = count_rows(application, f"back-{level}")
         assert delete(fleet, f"back-{level}", grace=3600) == "waiting"
+        application.view.refresh(tenant)  # the news may take a moment
         with pytest.raises(TenantDeleted), application.tenant_scope(f"back-{level}"):
             pass
         back = resume(fleet, f"back-{level}")
         assert back.state is TenantState.ACTIVE
-        application.view.refresh(back)  # the news may take a moment
+        application.view.refresh(back)
         assert count_rows(application, f"back-{level}") == before
 
     def test_the_plan_says_how_long_it_is(self, fleet: House) -> None:
