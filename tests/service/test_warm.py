@@ -113,7 +113,7 @@ def ddl(server: LocalServer) -> Iterator[list[str]]:
         try:
             yield found
         finally:
-            lines = log.read_text()[start:].splitlines()
+            lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
             found += [line.partition("statement: ")[2] for line in lines if "statement: " in line]
             set_and_wait(conn, "ALTER SYSTEM RESET log_statement", "none")
 
@@ -143,6 +143,10 @@ async def test_a_home_that_is_ready_is_taken_without_ddl(empty: House) -> None:
 
 
 async def test_the_log_shows_ddl_where_no_home_is_ready(empty: House) -> None:
+    """Also where other tests have made the server log characters of several bytes before."""
+    dsn = empty.servers[0].dsn()
+    with psycopg.connect(dsn, autocommit=True) as conn, pytest.raises(psycopg.errors.UndefinedColumn):
+        conn.execute(f"SELECT 1 AS a, /* {'ü' * 5000} */ missing")
     with ddl(empty.servers[0]) as main:
         async with empty.control() as control:
             await tenant.create(control, "schema-main", isolation="schema", shard="main")
