@@ -49,6 +49,22 @@ async def control_of(server: LocalServer) -> tuple[Control, Settings]:
     return control, Settings(catalog=made.catalog_dsn)
 
 
+async def only_rows_of(server: LocalServer, word: str) -> None:
+    """Leave only rows with this word, so that deleting its tenant leaves none, and let the planner know them."""
+    with psycopg.connect(server.dsn("tenantry"), autocommit=True) as conn:
+        conn.execute("DELETE FROM orders WHERE note <> %s", (word,))
+        copies = "SELECT tenant_id, note FROM orders CROSS JOIN generate_series(1, 50)"
+        conn.execute(f"INSERT INTO orders (tenant_id, note) {copies}")
+        conn.execute("ANALYZE orders")
+
+
+def statistics(server: LocalServer, word: str) -> list[tuple[str]]:
+    """The columns whose statistics hold a word."""
+    with psycopg.connect(server.dsn("tenantry")) as conn:
+        query = "SELECT attname FROM pg_stats WHERE most_common_vals::text LIKE %s"
+        return conn.execute(query, (f"%{word}%",)).fetchall()
+
+
 async def test_a_login_that_is_no_superuser_builds_signed_walls_at_every_level(managed: LocalServer) -> None:
     dsn = make_login(managed, STRONG)
     control, settings = await control_of(managed)
@@ -64,6 +80,10 @@ async def test_a_login_that_is_no_superuser_builds_signed_walls_at_every_level(m
                     await conn.execute("INSERT INTO orders (note) VALUES (%s)", (slug,))
                     rows = await (await conn.execute("SELECT tenant_id, note FROM orders")).fetchall()
                     assert rows == [(found.key, slug)]
+        await only_rows_of(managed, "pooled-a")
+        assert statistics(managed, "pooled-a")
+        await tenant.delete(control, "pooled-a", confirm="pooled-a", grace=0)
+        assert bool(statistics(managed, "pooled-a")) is (managed.binaries.major < 18)
         sections = await perimeter.check(control)
         assert sections
         assert all(not section.plan.changes for section in sections)

@@ -19,6 +19,7 @@ _SQL = sqlfile.load("tenantry.placements", "pooled.sql")
 
 _BATCH = 10_000
 _PASSES = 5
+_CLEARS_STATISTICS = 180000
 
 
 async def build(estate: Estate, space: Space) -> None:
@@ -55,7 +56,7 @@ async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:
                 where=space.name,
                 hint="look for a trigger that writes rows of the tenant when its rows are deleted",
             )
-        await shears.analyse(touched)
+    await _analyse(estate, space, shears.relations(touched))
 
 
 async def drop(estate: Estate, space: Space) -> None:
@@ -134,15 +135,33 @@ class _Shears:
     def _mine(self) -> sql.Composed:
         return sql.SQL("{} = ANY (%(keys)s)").format(sql.Identifier(self.column))
 
-    async def analyse(self, touched: Iterable[int]) -> None:
-        """Make the statistics of tables anew: they hold values of the rows that were there."""
-        oids = {oid for each in touched for oid in (each, self.tables[each].root)}
-        for schema, name in await (await self.conn.execute(_SQL["names"], (list(oids),))).fetchall():
-            await self.conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, name)))
+    def relations(self, touched: Iterable[int]) -> list[int]:
+        """These tables, and the ones that they are parts of."""
+        return sorted({oid for each in touched for oid in (each, self.tables[each].root)})
 
     def shown(self, oids: Iterable[int]) -> list[str]:
         """The names of tables, for a message."""
         return sorted(self.tables[oid].name.as_string(None) for oid in oids)
+
+
+async def _analyse(estate: Estate, space: Space, oids: Sequence[int]) -> None:
+    """Make the statistics of tables anew: they hold values of the rows that were there.
+
+    ANALYZE keeps what it finds no row for (chapter "Statistics Used by the Planner" does not say so), so the old ones
+    are cleared before it. The planner of others sees no moment without statistics: it is one transaction.
+    """
+    async with estate.root(space.shard, space.database) as root, estate.admin(space.shard, space.database) as admin:
+        superuser = (await (await root.execute(_SQL["superuser"])).fetchone() or (False,))[0]
+        conn = root if superuser else admin
+        for oid, schema, name in await (await conn.execute(_SQL["names"], (list(oids),))).fetchall():
+            table = sql.Identifier(schema, name)
+            async with conn.transaction():
+                await conn.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(table))
+                if superuser:
+                    await conn.execute(_SQL["clear_statistics"], {"oid": oid})
+                elif conn.info.server_version >= _CLEARS_STATISTICS:
+                    await conn.execute(_SQL["clear_statistics_18"], {"oid": oid})
+                await conn.execute(sql.SQL("ANALYZE {}").format(table))
 
 
 def _numbered(number: int) -> sql.Identifier:
