@@ -29,9 +29,10 @@ from tenantry.errors import (
     TenantryError,
     TenantSuspended,
 )
-from tenantry.integrations.asgi import TenantMiddleware, as_problem, on_tenantry_error
+from tenantry.integrations.asgi import TenantMiddleware, on_tenantry_error
 from tenantry.model import TenantState
 from tenantry.resolve import Chain, Claim, CustomDomain, Function, Header, Path, RequestFacts, Resolver, Subdomain
+from tenantry.resolve.problem import as_problem
 from tests.fixtures.house import House
 
 pytestmark = pytest.mark.anyio

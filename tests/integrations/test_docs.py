@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tenantry.errors import TenantryError
-from tenantry.integrations.asgi import as_problem
+from tenantry.resolve.problem import as_problem
 from tests.fixtures.house import House, MakeHouse
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "howto"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantry.errors import ConflictingTenants, InvalidInput, NoTenant, Unresolved
+from tenantry.errors import ConflictingTenants, InvalidInput, NoTenant, TenantNotFound, Unresolved
 from tenantry.model import Tenant, TenantState
 from tenantry.resolve import (
     Chain,
@@ -141,9 +141,14 @@ def test_a_chain_is_its_own_chain() -> None:
     assert as_chain(chain) is chain
 
 
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=6))
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6))
 def test_claims_agree_exactly_if_all_mean_one_tenant(numbers: list[int]) -> None:
-    found = [(claim(number), tenant(number)) for number in numbers]
+    """0 is nobody, who contradicts everybody else."""
+    found = [(claim(number), tenant(number) if number else None) for number in numbers]
+    if set(numbers) == {0}:
+        with pytest.raises(TenantNotFound):
+            agree(found)
+        return
     if len(set(numbers)) == 1:
         assert agree(found) == tenant(numbers[0])
         return

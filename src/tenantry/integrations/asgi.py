@@ -8,32 +8,17 @@ background tasks, streaming bodies and exception handlers. Frameworks copy it to
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from tenantry.context import tenant_scope
-from tenantry.errors import (
-    ConflictingTenants,
-    InvalidClaim,
-    InvalidInput,
-    InvalidKey,
-    InvalidSlug,
-    NoTenant,
-    TenantDeleted,
-    TenantMoved,
-    TenantNotFound,
-    TenantNotReady,
-    TenantryError,
-    TenantSuspended,
-    Unavailable,
-    Unresolved,
-)
+from tenantry.errors import InvalidInput, InvalidKey, NoTenant, TenantNotFound, TenantryError
 from tenantry.model import Tenant, shown
 from tenantry.resolve import Chain, Claim, RequestFacts, Resolver, agree, as_chain
+from tenantry.resolve.exempt import Exempt
+from tenantry.resolve.problem import Problem, as_problem
 from tenantry.routing.core import admitted
 from tenantry.routing.router_async import AsyncRouter
 
@@ -54,7 +39,8 @@ class TenantMiddleware:
     """Finds the tenant of each HTTP request and WebSocket, and works for it until the application has returned.
 
     The tenant is ``current_tenant()``, and ``request.state.tenant`` in Starlette. What can't be answered is answered
-    here, as :func:`as_problem` says. The part of the path that named the tenant moves to ``root_path``.
+    here, as :func:`tenantry.resolve.problem.as_problem` says. The part of the path that named the tenant moves to
+    ``root_path``.
 
     Args:
         app: the application.
@@ -83,9 +69,7 @@ class TenantMiddleware:
         self.app = app
         self._router = router
         self._chain = as_chain(resolver)
-        paths = _checked(exempt)
-        self._exempt = frozenset(path for path in paths if not path.endswith("*"))
-        self._exempt_below = tuple(path[:-1] for path in paths if path.endswith("*"))
+        self._exempt = Exempt(exempt)
         self._optional = optional
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
@@ -106,19 +90,16 @@ class TenantMiddleware:
 
     async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         facts = RequestFacts.from_asgi(scope)
-        claims = () if self._is_exempt(facts.path) else self._claims(facts)
+        claims = () if facts.path in self._exempt else self._claims(facts)
         if not claims:
             await self.app(scope, receive, send)
             return
-        tenant = await self._agreed(claims)
+        tenant = agree([(claim, await self._located(claim)) for claim in claims])
         admitted(tenant)
         scope.setdefault("state", {})["tenant"] = tenant
         prefix = next((claim.path_prefix for claim in claims if claim.path_prefix), "")
         with tenant_scope(tenant):
             await self.app(_below(scope, prefix) if prefix else scope, receive, send)
-
-    def _is_exempt(self, path: str) -> bool:
-        return path in self._exempt or path.startswith(self._exempt_below)
 
     def _claims(self, facts: RequestFacts) -> tuple[Claim, ...]:
         try:
@@ -128,21 +109,6 @@ class TenantMiddleware:
                 return ()
             raise
 
-    async def _agreed(self, claims: Sequence[Claim]) -> Tenant:
-        """The tenant that all claims mean.
-
-        A claim of nobody contradicts a claim of somebody, as one of somebody else does: otherwise the answer to a
-        header ``X-Tenant: globex`` on another tenant's host would tell whether Globex is a customer.
-        """
-        found = [(claim, await self._located(claim)) for claim in claims]
-        first, leader = found[0]
-        for claim, tenant in found:
-            if (tenant is None) is not (leader is None):
-                raise ConflictingTenants(f"{first.source} and {claim.source} name different tenants")
-        if leader is None:
-            raise TenantNotFound("no claim of the request names a tenant that exists")
-        return agree([(claim, tenant) for claim, tenant in found if tenant is not None])
-
     async def _located(self, claim: Claim) -> Tenant | None:
         try:
             return await self._router.locate(claim)
@@ -150,82 +116,20 @@ class TenantMiddleware:
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """An answer that says what was wrong, as ``application/problem+json`` (RFC 9457). It is an ASGI application.
+class ProblemResponse:
+    """An ASGI application that answers every HTTP request with one problem."""
 
-    Args:
-        status: the HTTP status.
-        code: for programs; an extension member, as the RFC calls it.
-        detail: for people who use the application; nothing in it is for operators only.
-        hint: what to do next, if the client can do something.
-        retry_after: when to try again, seconds.
-        challenge: what ``WWW-Authenticate`` asks for.
-    """
-
-    status: int
-    code: str
-    detail: str
-    hint: str | None = None
-    retry_after: int | None = None
-    challenge: str | None = None
-
-    @property
-    def body(self) -> bytes:
-        """The JSON document."""
-        title = HTTPStatus(self.status).phrase
-        parts = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
-        parts |= {"code": self.code, "hint": self.hint} if self.hint else {"code": self.code}
-        return json.dumps(parts).encode()
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The response's headers. It may not be cached: what is wrong now may be right in a moment."""
-        headers = {
-            "content-type": "application/problem+json",
-            "content-length": str(len(self.body)),
-            "cache-control": "no-store",
-        }
-        if self.retry_after is not None:
-            headers["retry-after"] = str(self.retry_after)
-        if self.challenge is not None:
-            headers["www-authenticate"] = self.challenge
-        return [(name.encode(), value.encode()) for name, value in headers.items()]
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        """Answer an HTTP request."""
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        await send({"type": "http.response.body", "body": self.body})
+        """Answer one request."""
+        headers = [(name.encode(), value.encode()) for name, value in self._problem.headers.items()]
+        await send({"type": "http.response.start", "status": self._problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self._problem.body})
 
 
-def as_problem(error: TenantryError) -> Problem | None:
-    """What to tell a client of an error; None if nothing: it is a fault in the application, and not the client's.
-
-    Messages for operators stay inside. A tenant that was deleted looks like one that never was.
-    """
-    match error:
-        case TenantNotFound() | TenantDeleted():
-            return Problem(TenantNotFound.status, TenantNotFound.code, "there is no such tenant")
-        case TenantSuspended():
-            return Problem(error.status, error.code, "this tenant is suspended")
-        case TenantNotReady():
-            return Problem(error.status, error.code, "this tenant is still being set up", retry_after=5)
-        case TenantMoved():
-            return Problem(error.status, error.code, "this tenant is being moved", retry_after=1)
-        case Unavailable():
-            return Problem(error.status, error.code, "the service can't answer at the moment", retry_after=5)
-        case NoTenant() if error.hint == NoTenant.default_hint:  # raised by code that runs outside of a scope
-            return Problem(error.status, error.code, "the request names no tenant")
-        case InvalidClaim():
-            challenge = 'Bearer error="invalid_token"'  # RFC 6750 section 3
-            return Problem(error.status, error.code, error.message, error.hint, challenge=challenge)
-        case Unresolved() | InvalidSlug() | InvalidKey():
-            return Problem(error.status, error.code, error.message, error.hint)
-        case _:
-            return None
-
-
-async def on_tenantry_error(request: object, error: Exception) -> Problem:
+async def on_tenantry_error(request: object, error: Exception) -> ProblemResponse:
     """An exception handler for Starlette and FastAPI, where the middleware is around the whole application:
 
         app.add_exception_handler(TenantryError, on_tenantry_error)
@@ -238,7 +142,7 @@ async def on_tenantry_error(request: object, error: Exception) -> Problem:
     problem = as_problem(error) if isinstance(error, TenantryError) else None
     if problem is None:
         raise error
-    return problem
+    return ProblemResponse(problem)
 
 
 class _Answer:
@@ -260,7 +164,7 @@ class _Answer:
 
     async def refuse(self, problem: Problem) -> None:
         if self._scope["type"] == "http":
-            await problem(self._scope, _nothing, self._send)
+            await ProblemResponse(problem)(self._scope, _nothing, self._send)
             return
         again = problem.retry_after is not None and self._last
         reason = problem.detail.encode()[:_LONGEST_REASON].decode(errors="ignore")
@@ -279,14 +183,3 @@ def _below(scope: ASGIScope, prefix: str) -> ASGIScope:
     if not (path == root or path.startswith(f"{root}/")):
         path = root + path
     return {**scope, "root_path": root + prefix, "path": path}
-
-
-def _checked(paths: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(paths, str):
-        raise InvalidInput(f"exempt is one text, {shown(paths)}", hint=f"give a list: [{paths!r}]")
-    for path in (paths := tuple(paths)):
-        if not str(path).startswith("/") or "*" in path[:-1]:
-            raise InvalidInput(
-                f"{shown(path)} is not a path", hint="write an exact path, '/healthz', or a beginning, '/static/*'"
-            )
-    return paths

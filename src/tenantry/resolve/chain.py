@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tenantry.errors import ConflictingTenants, InvalidInput, NoTenant
+from tenantry.errors import ConflictingTenants, InvalidInput, NoTenant, TenantNotFound
 from tenantry.model import Tenant, shown
 from tenantry.resolve.claim import Claim, ClaimKind
 from tenantry.resolve.header import parse_header_name
@@ -71,20 +71,27 @@ def as_chain(resolver: Chain | Resolver) -> Chain:
     return resolver if isinstance(resolver, Chain) else Chain(resolver)
 
 
-def agree(found: Sequence[tuple[Claim, Tenant]]) -> Tenant:
+def agree(found: Sequence[tuple[Claim, Tenant | None]]) -> Tenant:
     """The one tenant that all claims mean.
 
+    A claim of nobody contradicts a claim of somebody, as one of somebody else does: otherwise the answer to a header
+    ``X-Tenant: globex`` on another tenant's host would tell whether Globex is a customer.
+
     Args:
-        found: every claim of a chain with the tenant that the catalog knows for it.
+        found: every claim of a chain with the tenant that the catalog knows for it; None: it knows none.
 
     Raises:
-        NoTenant: nothing was found.
+        NoTenant: there is no claim.
+        TenantNotFound: all claims are of nobody.
         ConflictingTenants: they mean different tenants. The message names the sources, and no tenant.
     """
     if not found:
         raise NoTenant("the request names no tenant")
-    _same((claim, tenant.id) for claim, tenant in found)
-    return found[0][1]
+    _same((claim, tenant and tenant.id) for claim, tenant in found)
+    tenant = found[0][1]
+    if tenant is None:
+        raise TenantNotFound("no claim of the request names a tenant that exists")
+    return tenant
 
 
 def _same(answers: Iterable[tuple[Claim, object]]) -> None:
