@@ -224,11 +224,15 @@ def _read_to_sync(pgconn: Any) -> PQGen[tuple[list[Any], Any]]:
 
 def translate(error: psycopg.Error) -> Exception:
     """What an error of the binder means, as one of ours; any other error as it is."""
-    meaning = _MEANING.get(error.sqlstate or "")
-    text = error.diag.message_primary or ""
-    if meaning is None or not text.startswith("tenantry: "):
-        return error
-    return meaning(text.removeprefix("tenantry: "))
+    return meaning(error.sqlstate, error.diag.message_primary) or error
+
+
+def meaning(sqlstate: str | None, text: str | None) -> TenantryError | None:
+    """What an answer of the server means, as one of ours; None if the binder did not say it."""
+    kind = _MEANING.get(sqlstate or "")
+    if kind is None or text is None or not text.startswith("tenantry: "):
+        return None
+    return kind(text.removeprefix("tenantry: "))
 
 
 def is_fatal(error: BaseException) -> bool:
