@@ -1,11 +1,15 @@
 """The tenancy layer of a Python SaaS on PostgreSQL: many tenants in one house, each with their own privacy."""
 
-from tenantry.context import current_tenant, tenant_scope
-from tenantry.errors import TenantryError
-from tenantry.model import Isolation, Mode, Placement, Plan, Shard, Tenant
-from tenantry.routing.router import Router
-from tenantry.routing.router_async import AsyncRouter
-from tenantry.settings import Settings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tenantry.context import current_tenant, tenant_scope
+    from tenantry.errors import TenantryError
+    from tenantry.model import Isolation, Mode, Placement, Plan, Shard, Tenant
+    from tenantry.routing.router import Router
+    from tenantry.routing.router_async import AsyncRouter
+    from tenantry.settings import Settings
 
 __all__ = [
     "AsyncRouter",
@@ -21,3 +25,24 @@ __all__ = [
     "current_tenant",
     "tenant_scope",
 ]
+
+_HOME = {
+    "AsyncRouter": "routing.router_async",
+    "Router": "routing.router",
+    "Settings": "settings",
+    "TenantryError": "errors",
+    "current_tenant": "context",
+    "tenant_scope": "context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is used first: pytest loads our plugin in every project that has us installed."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME.get(name, 'model')}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
