@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import pickle
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry import Mode, Tenant, current_tenant, tenant_scope
-from tenantry.context import current_scope
+from tenantry.context import carry_scope, current_scope, no_tenant_scope
 from tenantry.errors import InvalidInput, NoTenant
 from tenantry.model import TenantState
 
@@ -219,3 +221,72 @@ async def test_a_job_that_starts_its_successor_does_not_grow_for_ever() -> None:
     await done.wait()
     gc.collect()
     assert sum(type(each).__name__ == "_Open" for each in gc.get_objects()) - before <= 1001
+
+
+def test_nobody_works_inside_of_a_scope_for_nobody() -> None:
+    with tenant_scope(A):
+        with no_tenant_scope():
+            assert slug() is None
+            with pytest.raises(NoTenant):
+                current_tenant()
+            with tenant_scope(B):
+                assert slug() == "b"
+            assert slug() is None
+        assert slug() == "a"
+    assert slug() is None
+
+
+def test_a_carried_function_runs_in_its_scope_in_a_thread_that_has_none() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        with tenant_scope(A):
+            carried = carry_scope(slug)
+            assert executor.submit(slug).result() is None
+        assert executor.submit(carried).result() == "a"
+        assert executor.submit(slug).result() is None
+
+
+def test_a_carried_function_keeps_its_mode_arguments_name_and_errors() -> None:
+    def divide(dividend: int, *, by: int) -> tuple[float, Mode | None]:
+        scope = current_scope()
+        return dividend / by, scope.mode if scope else None
+
+    with tenant_scope(A, mode="ro"):
+        carried = carry_scope(divide)
+    assert carried(6, by=3) == (2, Mode.READ_ONLY)
+    assert carried.__name__ == "divide"
+    with pytest.raises(ZeroDivisionError):
+        carried(6, by=0)
+    assert slug() is None
+
+
+def test_one_carried_function_runs_in_many_threads_at_once() -> None:
+    everybody = Barrier(4, timeout=30)
+
+    def meet(number: int) -> str | None:
+        everybody.wait()
+        return slug()
+
+    with ThreadPoolExecutor(4) as executor, tenant_scope(A):
+        assert list(executor.map(carry_scope(meet), range(4))) == ["a"] * 4
+
+
+async def _coroutine() -> None: ...
+def _generator() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("wrong", [_coroutine, _generator, "work", None])
+def test_what_would_run_later_is_not_carried(wrong: Any) -> None:
+    with tenant_scope(A), pytest.raises(InvalidInput, match="not a plain function"):
+        carry_scope(wrong)
+
+
+def test_without_a_scope_there_is_nothing_to_carry() -> None:
+    with pytest.raises(NoTenant, match="no tenant scope to carry"):
+        carry_scope(slug)
+
+
+def test_a_carried_function_stays_in_its_process_and_says_what_goes_to_another() -> None:
+    with tenant_scope(A), pytest.raises(InvalidInput) as caught:
+        pickle.dumps(carry_scope(slug))
+    assert "carry_to_process" in str(caught.value.hint)

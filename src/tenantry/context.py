@@ -1,18 +1,24 @@
 """The tenant of the code that runs now: a context variable, so that each task and thread has its own (PEP 567).
 
 Copies of a context carry it along: tasks, ``asyncio.to_thread``, Starlette's thread pool. A thread or an executor that
-starts with an empty context has no tenant, and what it does is refused.
+starts with an empty context has no tenant, and what it does is refused, unless :func:`carry_scope` brings one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from tenantry.errors import InvalidInput, NoTenant
-from tenantry.model import Mode, Tenant
+from tenantry.model import Mode, Tenant, shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +31,9 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Open:
-    """A scope that has been entered, and the one around it."""
+    """A scope that has been entered, and the one around it. Without a tenant it hides the one around it."""
 
-    scope: Scope
+    scope: Scope | None
     around: _Open | None
     depth: int = 0
 
@@ -55,16 +61,31 @@ def tenant_scope(tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE) -> Itera
             f"tenant_scope() takes a Tenant, not {type(tenant).__name__}",
             hint="look it up with router.find(slug), or use router.tenant_scope(slug)",
         )
-    around = _innermost.get()
-    depth = 0 if around is None else around.depth + 1
-    if depth == _DEEPEST:
-        around, depth = None, 0
-    entered = _Open(Scope(tenant, Mode(mode)), around, depth)
-    _innermost.set(entered)
+    entered = _enter(Scope(tenant, Mode(mode)))
     try:
         yield tenant
     finally:
         _leave(entered)
+
+
+@contextmanager
+def no_tenant_scope() -> Iterator[None]:
+    """Work for nobody until the block ends, whatever scope is around it; then for the tenant before."""
+    entered = _enter(None)
+    try:
+        yield
+    finally:
+        _leave(entered)
+
+
+def _enter(scope: Scope | None) -> _Open:
+    around = _innermost.get()
+    depth = 0 if around is None else around.depth + 1
+    if depth == _DEEPEST:
+        around, depth = None, 0
+    entered = _Open(scope, around, depth)
+    _innermost.set(entered)
+    return entered
 
 
 def _leave(entered: _Open) -> None:
@@ -99,7 +120,68 @@ def current_tenant() -> Tenant:
     Raises:
         NoTenant: it runs outside a tenant scope.
     """
-    innermost = _innermost.get()
-    if innermost is None:
+    scope = current_scope()
+    if scope is None:
         raise NoTenant("this code runs outside a tenant scope")
-    return innermost.scope.tenant
+    return scope.tenant
+
+
+def carry_scope(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that runs in the present scope, in whatever thread it is called, however often, also at once.
+
+        executor.submit(carry_scope(work), 1, 2)
+
+    Args:
+        function: what to run. An async function or a generator is refused: it would run after the scope has ended.
+
+    Raises:
+        NoTenant: there is no scope to carry.
+        InvalidInput: ``function`` can't be carried.
+    """
+    return Carried(function, present_scope(function))
+
+
+def present_scope(function: Any) -> Scope:
+    """The scope that is to be carried to where ``function`` will run.
+
+    Raises:
+        NoTenant: there is none.
+        InvalidInput: ``function`` can't be carried.
+    """
+    if not callable(function) or _runs_later(function):
+        raise InvalidInput(
+            f"{shown(function)} can't be carried: it is not a plain function",
+            hint="a task keeps its scope by itself; for a generator, carry a function that goes through it",
+        )
+    scope = current_scope()
+    if scope is None:
+        raise NoTenant("there is no tenant scope to carry")
+    return scope
+
+
+def _runs_later(function: Any) -> bool:
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(kind(function) for kind in kinds)
+
+
+class Carried(Generic[P, R]):
+    """A function with the scope that it runs in. It stays in this process."""
+
+    def __init__(self, function: Callable[P, R], scope: Scope) -> None:
+        self._function = function
+        self._scope = scope
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the function returns or raises."""
+        entered = _enter(self._scope)
+        try:
+            return self._function(*args, **kwargs)
+        finally:
+            _leave(entered)
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidInput(
+            "a scope can't travel to another process: what is known of its tenant may be old there",
+            hint="use tenantry.routing.processes.carry_to_process(function, make_router)",
+        )
