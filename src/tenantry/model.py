@@ -137,7 +137,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A PostgreSQL server that holds tenants. ``dsn`` says where it listens, without a user."""
+    """A PostgreSQL server that holds tenants. ``dsn`` says where applications connect, without a user."""
 
     name: str
     dsn: str

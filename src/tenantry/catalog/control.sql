@@ -40,6 +40,9 @@ SELECT s.name, s.dsn, s.state, s.binding, s.dedicated, s.created_at,
 INSERT INTO shards (name, dsn, admin_dsn, state, binding, dedicated) VALUES (%s, %s, %s, 'closed', %s, %s)
 ON CONFLICT DO NOTHING RETURNING name
 
+-- shard_address --
+UPDATE shards SET dsn = %s, admin_dsn = %s WHERE name = %s RETURNING name
+
 -- shard_state --
 UPDATE shards SET state = %s WHERE name = %s RETURNING name
 

@@ -40,7 +40,7 @@ ENTRIES = {
     "version": Entry("version", "Show the versions of Tenantry and of what it stands on.", HOUSE),
     "tenant": Entry("tenant", "Tenants: create, list, show, suspend, resume, delete.", NOUNS),
     "plan": Entry("plan", "Plans: create, list, show, change, delete.", NOUNS),
-    "shard": Entry("shard", "Shards: add, list, show, open, close.", NOUNS),
+    "shard": Entry("shard", "Shards: add, list, show, change, open, close.", NOUNS),
     "perimeter": Entry("perimeter", "The perimeter: plan, apply, check.", NOUNS),
     "key": Entry("key", "Signing keys: list, rotate.", NOUNS),
     "local": Entry("local", "A local PostgreSQL server: start, stop, status.", NOUNS),

@@ -18,6 +18,10 @@ from tenantry.service.control import Control
 app = noun()
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The shard's name.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="DSN", help="Where applications connect, if elsewhere (a pooler): 'host=HOST port=PORT'."),
+]
 
 
 @app.command(
@@ -31,6 +35,7 @@ def add(
     dsn: Annotated[
         str, typer.Argument(metavar="DSN", help="A superuser's login to any database there; '-' reads it from input.")
     ],
+    address: Address = None,
     database: Annotated[
         str, typer.Option(metavar="NAME", help="The database of its pooled tenants; made if it is not there.")
     ] = shards.DATABASE,
@@ -56,6 +61,7 @@ def add(
             control,
             name,
             where,
+            address=address,
             database=database,
             binding=binding,
             dedicated=dedicated,
@@ -84,6 +90,28 @@ def list_(as_json: Json = False) -> None:
 def show(name: Name, as_json: Json = False) -> None:
     """Show one shard."""
     _show(operate(lambda control: shards.show(control, name), "reading the catalog"), as_json)
+
+
+@app.command(
+    epilog=example(
+        "tenantry shard change main --address 'host=pgbouncer.example.com port=6432'",
+        "tenantry shard change main --dsn - < new-dsn.txt",
+    )
+)
+def change(
+    name: Name,
+    dsn: Annotated[
+        str | None,
+        typer.Option(metavar="DSN", help="A superuser's login to where the server is now; '-' reads it from input."),
+    ] = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Say where a shard is now: after a failover to another host, or when a pooler is put before it."""
+    where = None if dsn is None else read_secret(dsn, "DSN")
+    _show(
+        operate(lambda control: shards.change(control, name, dsn=where, address=address), "changing the shard"), as_json
+    )
 
 
 @app.command("open", epilog=example("tenantry shard open main"))

@@ -24,7 +24,7 @@ from tenantry.catalog.store import Conn as CatalogConn
 from tenantry.errors import InvalidSettings, OperationFailed, ServerUnreachable, ShardNotFound, TenantryError
 from tenantry.model import House, Shard
 from tenantry.perimeter.apply import PerimeterPlan, apply_perimeter
-from tenantry.perimeter.binder import ADMIN
+from tenantry.perimeter.binder import ADMIN, APP
 from tenantry.placements.space import Space
 from tenantry.placements.template import LOCK_SECONDS, NoTables, Template, parse_template
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
@@ -144,16 +144,26 @@ class Estate:
             await conn.close()
 
     async def login_dsn(self, shard: str, role: str, database: str) -> str:
-        """The DSN of one of the perimeter's roles.
+        """The DSN of one of the perimeter's roles, where operators connect: never through a pooler.
 
         Raises:
             ShardNotFound: there is no such shard, or it has no such login.
         """
+        return await self._login(shard, role, database, await self.root_dsn(shard))
+
+    async def application_dsn(self, shard: str, database: str) -> str:
+        """The DSN with which applications connect.
+
+        Raises:
+            ShardNotFound: there is no such shard, or it has no login for applications.
+        """
+        return await self._login(shard, APP, database, (await self.store.shard(shard)).dsn)
+
+    async def _login(self, shard: str, role: str, database: str, where: str) -> str:
         logins = {row["role"]: row["password"] for row in await self.store.fetch("credentials", (shard,))}
         if role not in logins:
             raise ShardNotFound(f"the shard {shard!r} has no login {role}")
-        found = await self.store.shard(shard)
-        return merge_dsn(found.dsn, dbname=database, user=role, password=logins[role])
+        return merge_dsn(where, dbname=database, user=role, password=logins[role], options=None, application_name=None)
 
     @asynccontextmanager
     async def admin(self, shard: str, database: str) -> AsyncIterator[Conn]:
@@ -173,6 +183,7 @@ class Estate:
                     await purge(pool, conn)
                     raise
         except PoolTimeout:
+            await self._forget_moved(shard, database)
             raise ServerUnreachable("the shard does not answer", where=f"{shard}/{database}") from None
         finally:
             self._users[shard, database] -= 1
@@ -188,6 +199,16 @@ class Estate:
             self._pools.move_to_end((shard, database))
             await self._trim()
         return pool
+
+    async def _forget_moved(self, shard: str, database: str) -> None:
+        """The shard may have got another address since the pool was made."""
+        pool = self._pools.get((shard, database))
+        if pool is None:
+            return
+        wanted = parse_dsn(await self.login_dsn(shard, ADMIN, database))
+        known = parse_dsn(str(pool.conninfo))
+        if any(known.get(name) != value for name, value in wanted.items()):
+            await self.forget(shard, database)
 
     async def _trim(self) -> None:
         unused = [place for place in self._pools if not self._users[place]]

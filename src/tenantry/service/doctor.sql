@@ -4,7 +4,8 @@
 SELECT number, name, checksum FROM tenantry_catalog.tenantry_migrations ORDER BY number
 
 -- login --
-SELECT current_user AS name, rolsuper AS superuser, rolbypassrls AS bypassrls
+SELECT current_user AS name, rolsuper AS superuser, rolbypassrls AS bypassrls, pg_backend_pid() AS pid,
+       pg_is_in_recovery() AS standby
   FROM pg_catalog.pg_roles WHERE rolname = current_user
 
 -- writable --

@@ -10,7 +10,6 @@ from psycopg import AsyncConnection
 
 from tenantry.model import BindingMode, Shard
 from tenantry.perimeter.apply import PerimeterPlan, plan_perimeter
-from tenantry.perimeter.binder import APP
 from tenantry.postgres import sqlfile
 from tenantry.postgres.connect import connect, shown_dsn
 from tenantry.postgres.versions import minor_warning, shown_version
@@ -112,18 +111,32 @@ def judge_clock(name: str, ahead: float, token_seconds: int) -> Check:
 async def _login(control: Control, shard: Shard, name: str) -> Iterable[Check]:
     """The application's role, as an application uses it."""
     space = (await control.store.fetch("pooled_space", (shard.name,)))[0]
-    dsn = await control.estate.login_dsn(shard.name, APP, space["database"])
+    dsn = await control.estate.application_dsn(shard.name, space["database"])
     conn = await connect(dsn, seconds=control.settings.connect_seconds)
     try:
         row = await (await conn.execute(_SQL["login"])).fetchone()
+        announced = conn.info.backend_pid
     finally:
         await conn.close()
     assert row is not None
-    role, superuser, bypassrls = row
+    role, superuser, bypassrls, pid, standby = row
     if superuser or bypassrls:
         what = f"{role} {'is a superuser' if superuser else 'bypasses row security'}: there is no wall for it"
         return [failed(name, what, "close it now: 'tenantry perimeter apply'")]
-    return [ok(name, f"{role} logs in, and may do no more than it must")]
+    if standby:
+        what = f"applications reach a standby at {shard.dsn}: it takes no writes"
+        return [failed(name, what, "add target_session_attrs=read-write to the address, or name the primary")]
+    # A pooler answers with a process id that it has made up.
+    return judge_pooler(name, role, between=pid != announced, expected=control.settings.pooler)
+
+
+def judge_pooler(name: str, role: str, *, between: bool, expected: bool) -> list[Check]:
+    """Whether applications know that a pooler stands before their shard."""
+    if between and not expected:
+        what = f"{role} logs in through a pooler, and the setting 'pooler' is off: each binding would be refused"
+        return [warning(name, what, "set pooler = true for all applications, as docs/howto/pgbouncer.md says")]
+    way = "logs in through a pooler" if between else "logs in"
+    return [ok(name, f"{role} {way}, and may do no more than it must")]
 
 
 async def _perimeters(control: Control, shard: Shard) -> list[Check]:

@@ -1,4 +1,4 @@
-"""Shards: add, list, show, open, close."""
+"""Shards: add, list, show, change, open, close."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from tenantry.service.control import Control
 DATABASE = "tenantry"
 """The name of a shard's pooled database, unless another is given."""
 
+_NOT_A_PLACE = ("user", "password", "dbname", "options", "passfile", "service")
+"""What an address for applications has no say in, and must not give away."""
+
 _RESERVED = ("postgres", "template0", "template1", TEMPLATE_DATABASE)
 
 
@@ -29,6 +32,7 @@ async def add(
     name: str,
     dsn: str,
     *,
+    address: str | None = None,
     database: str = DATABASE,
     binding: BindingMode | str | None = None,
     dedicated: bool = False,
@@ -40,6 +44,7 @@ async def add(
     Args:
         dsn: with a superuser's login, for any database of the server; since PostgreSQL 16 one that may create roles
             and databases, bypass row security and replicate is enough, in signed mode.
+        address: where applications connect, without login and database, such as a pooler's; None: where ``dsn`` leads.
         database: the pooled database; it is made if it is not there.
         binding: ``sealed`` or ``signed``; None: sealed where the server allows it.
         dedicated: takes only tenants that are sent here by name.
@@ -58,24 +63,89 @@ async def add(
         raise InvalidInput(f"{database!r} can't hold tenants", hint="choose another name for the pooled database")
     if await control.store.fetch("shard", (name,)):
         raise _taken(name)
+    where = _place(dsn) if address is None else _parse_address(address)
     mode = await _binding(dsn, control.settings.connect_seconds, binding)
-    address = merge_dsn(dsn, user=None, password=None, dbname=None, options=None)
     house = await control.store.house()
     await _refuse_used(control, dsn, take_over=take_over)
     await _refuse_full(control, dsn, database)
     async with control.store.transaction() as conn:
-        if not await fetch(conn, "new_shard", (name, address, dsn, mode, dedicated)):
+        if not await fetch(conn, "new_shard", (name, where, dsn, mode, dedicated)):
             raise _taken(name)
         for role in (APP, OPERATOR, ADMIN):
             await fetch(conn, "new_credential", (name, role, token_urlsafe(24)))
-        where = (name, database, house.app_schema, Isolation.POOLED, "building")
-        await fetch(conn, "new_space", where)
+        space = (name, database, house.app_schema, Isolation.POOLED, "building")
+        await fetch(conn, "new_space", space)
         args = {"shard": name, "closed": closed}
         operation = await control.engine.start(conn, "equip", args, [], control.actor)
     state = await control.engine.run(operation)
     if state != "done":
         raise OperationFailed(f"the shard is not ready ({state})", where=f"operation {operation['id']}")
     return await show(control, name)
+
+
+def _place(dsn: str) -> str:
+    return merge_dsn(dsn, **dict.fromkeys(_NOT_A_PLACE))
+
+
+def _parse_address(address: str) -> str:
+    parameters = parse_dsn(address)
+    if found := [each for each in _NOT_A_PLACE if parameters.get(each)]:
+        raise InvalidInput(
+            f"the address for applications names a {found[0]}",
+            hint="give host and port only: each transaction brings its own login and database",
+        )
+    if not parameters.get("host") and not parameters.get("hostaddr"):
+        raise InvalidInput("the address for applications names no host", hint="write it as 'host=HOST port=PORT'")
+    return _place(address)
+
+
+async def change(control: Control, name: str, *, dsn: str | None = None, address: str | None = None) -> Shard:
+    """Say where a shard is now: after a failover to another host, or when a pooler is put before it.
+
+    Args:
+        dsn: as in :func:`add`; the server must be this shard, or a copy of it. None: as it is.
+        address: as in :func:`add`. None: where ``dsn`` leads, if the old address was where the old one led; else as it
+            is.
+
+    Raises:
+        ShardNotFound: there is none of this name.
+        InvalidInput: nothing is to change, or a value has a wrong form.
+        ServerUnreachable: the server does not answer.
+        Conflict: the server is not this shard.
+    """
+    old = await show(control, name)
+    if dsn is None and address is None:
+        raise InvalidInput("there is nothing to change", hint="name --dsn, --address or both")
+    login = (await control.store.fetch("admin_dsn", (name,)))[0]["admin_dsn"]
+    where = old.dsn if address is None else _parse_address(address)
+    if dsn is not None:
+        await _binding(dsn, control.settings.connect_seconds, old.binding)
+        await _refuse_other(control, name, dsn)
+        if address is None and old.dsn == _place(login):
+            where = _place(dsn)
+    await control.store.fetch("shard_address", (where, dsn or login, name))
+    await control.audit("shard change", name)
+    return await show(control, name)
+
+
+async def _refuse_other(control: Control, name: str, dsn: str) -> None:
+    """A server that is another shard would be told to do what it must not; one without the databases could not."""
+    ours = str((await control.store.fetch("house_id"))[0]["id"])
+    conn = await connect(dsn, seconds=control.settings.connect_seconds)
+    try:
+        owner, started = await house_of(conn), await _started(conn)
+        found = await (await conn.execute("SELECT datname FROM pg_database")).fetchall()
+    finally:
+        await conn.close()
+    if owner != ours:
+        raise Conflict("the server does not belong to this house", where=shown_dsn(dsn), hint="name the shard's own")
+    for shard, _, _ in await listing(control):
+        if shard.name != name and started == await _started_of(control, shard.name):
+            raise Conflict(f"the server is the shard {shard.name!r}", where=shown_dsn(dsn), hint="name the shard's own")
+    needed = {row["database"] for row in await control.store.fetch("spaces") if row["shard"] == name}
+    if missing := sorted(needed - {database for (database,) in found}):
+        what = f"the server has no database {missing[0]!r}, where tenants of the shard live"
+        raise Conflict(what, where=shown_dsn(dsn), hint="name the shard's own, or a copy of it")
 
 
 def _taken(name: str) -> Conflict:
