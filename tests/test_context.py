@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantry import Mode, Tenant, current_tenant, tenant_scope
-from tenantry.context import carry_scope, current_scope, no_tenant_scope
+from tenantry import Mode, Tenant, carry_scope, current_tenant, tenant_scope
+from tenantry.context import current_scope, no_tenant_scope
 from tenantry.errors import InvalidInput, NoTenant
 from tenantry.model import TenantState
 

@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenantry.context import current_tenant, tenant_scope
+    from tenantry.context import carry_scope, current_tenant, tenant_scope
     from tenantry.errors import TenantryError
     from tenantry.model import Isolation, Mode, Placement, Plan, Shard, Tenant
+    from tenantry.routing.processes import carry_to_process
     from tenantry.routing.router import Router
     from tenantry.routing.router_async import AsyncRouter
     from tenantry.settings import Settings
@@ -22,6 +23,8 @@ __all__ = [
     "Shard",
     "Tenant",
     "TenantryError",
+    "carry_scope",
+    "carry_to_process",
     "current_tenant",
     "tenant_scope",
 ]
@@ -31,6 +34,8 @@ _HOME = {
     "Router": "routing.router",
     "Settings": "settings",
     "TenantryError": "errors",
+    "carry_scope": "context",
+    "carry_to_process": "routing.processes",
     "current_tenant": "context",
     "tenant_scope": "context",
 }

@@ -183,5 +183,5 @@ class Carried(Generic[P, R]):
     def __reduce__(self) -> NoReturn:
         raise InvalidInput(
             "a scope can't travel to another process: what is known of its tenant may be old there",
-            hint="use tenantry.routing.processes.carry_to_process(function, make_router)",
+            hint="use tenantry.carry_to_process(function, get_router)",
         )

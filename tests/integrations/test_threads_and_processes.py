@@ -15,10 +15,9 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from tenantry import Mode, Router, Tenant, current_tenant
-from tenantry.context import carry_scope, current_scope
+from tenantry import Mode, Router, Tenant, carry_scope, carry_to_process, current_tenant
+from tenantry.context import current_scope
 from tenantry.errors import InvalidInput, NoTenant, TenantSuspended
-from tenantry.routing.processes import carry_to_process
 from tenantry.service import tenant as tenants
 from tests.fixtures.house import House
 from tests.integrations import errands
