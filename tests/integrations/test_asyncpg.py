@@ -93,6 +93,7 @@ async def test_whatever_speaks_is_refused_in_the_scope_of_another_tenant(router:
     async with router.tenant_scope("pooled-a") as tenant, pool.transaction() as conn:
         prepared: Any = await conn.prepare(WHERE)
         cursor: Any = await conn.cursor("SELECT generate_series(1, 3)")
+        nested: Any = conn.transaction
         async with router.tenant_scope("pooled-b") as other:
             for speak in (
                 lambda: conn.execute("SELECT 1"),
@@ -103,7 +104,7 @@ async def test_whatever_speaks_is_refused_in_the_scope_of_another_tenant(router:
                 lambda: prepared.fetchrow(),
                 lambda: cursor.fetch(1),
                 lambda: conn.copy_from_query("SELECT 1", output="/dev/null"),
-                lambda: conn.transaction().start(),
+                lambda: nested().start(),
             ):
                 with pytest.raises(CrossedTenants):
                     await speak()
