@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+import io
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -94,18 +95,20 @@ async def test_whatever_speaks_is_refused_in_the_scope_of_another_tenant(router:
         prepared: Any = await conn.prepare(WHERE)
         cursor: Any = await conn.cursor("SELECT generate_series(1, 3)")
         nested: Any = conn.transaction
+        speeches: list[Callable[[], Any]] = [
+            lambda: conn.execute("SELECT 1"),
+            lambda: conn.execute("SELECT $1::int", 1),
+            lambda: conn.fetchval("SELECT 1"),
+            lambda: conn.executemany("SELECT $1::int", [(1,)]),
+            lambda: conn.prepare("SELECT 2"),
+            lambda: prepared.fetchrow(),
+            lambda: cursor.fetch(1),
+            lambda: conn.copy_from_query("SELECT 1", output="/dev/null"),
+            lambda: conn.copy_to_table("orders", source=io.BytesIO(), columns=["note"]),
+            lambda: nested().start(),
+        ]
         async with router.tenant_scope("pooled-b") as other:
-            for speak in (
-                lambda: conn.execute("SELECT 1"),
-                lambda: conn.execute("SELECT $1::int", 1),
-                lambda: conn.fetchval("SELECT 1"),
-                lambda: conn.executemany("SELECT $1::int", [(1,)]),
-                lambda: conn.prepare("SELECT 2"),
-                lambda: prepared.fetchrow(),
-                lambda: cursor.fetch(1),
-                lambda: conn.copy_from_query("SELECT 1", output="/dev/null"),
-                lambda: nested().start(),
-            ):
+            for speak in speeches:
                 with pytest.raises(CrossedTenants):
                     await speak()
             assert (await one(pool, WHERE))[2] == other.key

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_BEGIN = re.compile(r"BEGIN(?: ISOLATION LEVEL [A-Z ]{1,20}?)?( READ ONLY)?( DEFERRABLE)?;?")
+_BEGIN = re.compile(
+    r"BEGIN(?: ISOLATION LEVEL (?:READ COMMITTED|READ UNCOMMITTED|REPEATABLE READ|SERIALIZABLE))?(?: READ ONLY)?(?: DEFERRABLE)?;?"
+)
 _END = re.compile(r"(?:COMMIT|ROLLBACK(?: TO \w+)?|RELEASE SAVEPOINT \w+);?")
 
 _NOTHING_BOUND = b"\0\0" * 3  # no formats of parameters, no parameters, no formats of results
