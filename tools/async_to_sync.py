@@ -31,11 +31,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PAIRS: tuple[tuple[str, str], ...] = (
     ("src/tenantry/catalog/view_async.py", "src/tenantry/catalog/view.py"),
+    ("src/tenantry/perimeter/bound_async.py", "src/tenantry/perimeter/bound.py"),
     ("src/tenantry/routing/pools_async.py", "src/tenantry/routing/pools.py"),
     ("src/tenantry/routing/router_async.py", "src/tenantry/routing/router.py"),
     ("tests/catalog/test_outage_async.py", "tests/catalog/test_outage.py"),
     ("tests/catalog/test_view_async.py", "tests/catalog/test_view.py"),
     ("tests/integrations/test_engine_async.py", "tests/integrations/test_engine.py"),
+    ("tests/integrations/test_late_begin_async.py", "tests/integrations/test_late_begin.py"),
     ("tests/integrations/test_psycopg_async.py", "tests/integrations/test_psycopg.py"),
 )
 """Source and twin, from the root of the repository."""

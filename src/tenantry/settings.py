@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     pooler: bool = Field(
         default=False, description="A transaction-level pooler (PgBouncer) stands between this process and the shards."
     )
+    pooler_prepares: bool = Field(
+        default=False,
+        description="The pooler keeps prepared statements apart: PgBouncer 1.22 or later with max_prepared_statements.",
+    )
     cache_size: int = Field(default=50_000, ge=1, description="Tenants that the view of the catalog keeps.")
     stale_seconds: float = Field(
         default=30.0, gt=0, description="How old a cached tenant may be while notifications are lost, seconds."

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tenantry.errors import InvalidInput
 from tenantry.model import BindingMode, Mode
-from tenantry.perimeter.connection import BoundConnection
+from tenantry.perimeter.bound import BoundConnection
 from tenantry.perimeter.token import Signer
 from tests.attacks.attacker import Attacker, blind, only_a, refused
 from tests.fixtures.walls import KEY, KID, MakeWalled, Member, Variant, Wall, variants

@@ -9,7 +9,7 @@ import pytest
 
 from tenantry.errors import CrossedTenants, DirtyBackend
 from tenantry.model import Isolation
-from tenantry.perimeter.connection import BoundConnection
+from tenantry.perimeter.bound import BoundConnection
 from tests.attacks.attacker import Attacker, blind, refused
 from tests.fixtures.walls import MakeWalled, Wall, variants
 

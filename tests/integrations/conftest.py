@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg import IsolationLevel
 from sqlalchemy import Connection as Connection
-from sqlalchemy import Engine
+from sqlalchemy import Engine, TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection as AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
@@ -16,6 +18,8 @@ from sqlalchemy.util import greenlet_spawn
 
 from tenantry import AsyncRouter, Router, Tenant
 from tenantry.integrations.sqlalchemy import create_async_engine, create_engine
+from tenantry.perimeter.bound import BoundConnection
+from tenantry.perimeter.bound_async import AsyncBoundConnection
 from tests.fixtures.house import House
 
 
@@ -55,6 +59,26 @@ async def close_async(proxied: PoolProxiedConnection) -> None:
 def close(proxied: PoolProxiedConnection) -> None:
     """The same for threads."""
     proxied.close()
+
+
+async def serialize_async(conn: AsyncBoundConnection) -> None:
+    """Set a connection's isolation level."""
+    await conn.set_isolation_level(IsolationLevel.SERIALIZABLE)
+
+
+def serialize(conn: BoundConnection) -> None:
+    """The same for threads."""
+    conn.isolation_level = IsolationLevel.SERIALIZABLE
+
+
+async def stream_async(conn: AsyncConnection, query: TextClause) -> Sequence[Any]:
+    """All rows, through a cursor in the server."""
+    return await (await conn.stream(query)).all()
+
+
+def stream(conn: Connection, query: TextClause) -> Sequence[Any]:
+    """The same for threads."""
+    return conn.execution_options(stream_results=True).execute(query).all()
 
 
 @pytest.fixture

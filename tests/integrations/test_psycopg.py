@@ -138,6 +138,7 @@ def test_a_connection_lost_in_the_middle_is_an_error_and_the_next_is_well(settin
     with router.tenant_scope("pooled-a"):
         with suppress(psycopg.OperationalError):
             with router.transaction() as conn:
+                conn.execute(WHERE)
                 end_sessions(setting.house)
                 conn.execute(WHERE)
                 raise AssertionError("the connection is still there")

@@ -139,6 +139,7 @@ async def test_a_connection_lost_in_the_middle_is_an_error_and_the_next_is_well(
     async with router.tenant_scope("pooled-a"):
         with suppress(psycopg.OperationalError):
             async with router.transaction() as conn:
+                await conn.execute(WHERE)
                 end_sessions(setting_async.house)
                 await conn.execute(WHERE)
                 raise AssertionError("the connection is still there")

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from tenantry import AsyncRouter, Mode, Router
 from tenantry.errors import ServerUnreachable
 from tenantry.integrations.sqlalchemy import create_async_engine, create_engine
-from tenantry.perimeter.connection import BoundConnection
+from tenantry.perimeter.bound import BoundConnection
 from tenantry.postgres.server import THROWAWAY, LocalServer
 from tests.fixtures.house import House
 

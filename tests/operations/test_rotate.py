@@ -11,7 +11,7 @@ import pytest
 from tenantry import AsyncRouter, Tenant
 from tenantry.catalog.store import Conn, fetch
 from tenantry.errors import BindingRefused
-from tenantry.perimeter.connection import AsyncBoundConnection
+from tenantry.perimeter.bound_async import AsyncBoundConnection
 from tenantry.perimeter.token import Signer
 from tenantry.service import house as houses
 from tenantry.service import key as keys

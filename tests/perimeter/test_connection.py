@@ -11,7 +11,8 @@ from psycopg.pq import TransactionStatus
 
 from tenantry.errors import BindingRefused, CrossedTenants, DirtyBackend, TenantMoved, TenantryError, TenantSuspended
 from tenantry.model import BindingMode, Isolation, Mode
-from tenantry.perimeter.connection import BoundConnection, is_fatal, translate
+from tenantry.perimeter.bound import BoundConnection
+from tenantry.perimeter.connection import is_fatal, translate
 from tenantry.postgres.connect import merge_dsn
 from tests.fixtures.walls import MakeWalled, Variant, Wall
 from tests.perimeter.proxy import Proxy

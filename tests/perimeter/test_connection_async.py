@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from tenantry.errors import TenantMoved
 from tenantry.model import BindingMode, Isolation
-from tenantry.perimeter.connection import AsyncBoundConnection
+from tenantry.perimeter.bound_async import AsyncBoundConnection
 from tests.fixtures.walls import MakeWalled, Member, Variant, Wall
 
 pytestmark = pytest.mark.anyio

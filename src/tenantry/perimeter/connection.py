@@ -1,7 +1,8 @@
-"""psycopg connections that bind each transaction to a tenant as they begin it.
+"""What a psycopg connection needs to bind each transaction to a tenant as it begins it.
 
 ``BEGIN`` and the binding travel together, in one libpq pipeline, so a bound transaction costs no more round trips than
-a bare one. The token is a bind parameter and never part of a statement's text.
+a bare one; where the connection may begin late, the first statement travels with them, and it is one less. The token is
+a bind parameter and never part of a statement's text.
 
 psycopg begins every transaction of its own (implicit ones, ``connection.transaction()``, two-phase) through
 ``_exec_command``; that is the one method replaced here. A ``BEGIN`` that the application sends as SQL binds nothing,
@@ -13,18 +14,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+from weakref import ref
 
 import psycopg
-from psycopg import AsyncConnection, Connection, generators, pq
+from psycopg import generators, pq
+from psycopg._preparing import Prepare, PrepareManager
 from psycopg.abc import PQGen
-from psycopg.rows import TupleRow
 
 from tenantry.errors import (
     BindingRefused,
     CrossedTenants,
     DirtyBackend,
     PerimeterError,
+    ServerUnreachable,
     TenantMoved,
     TenantryError,
     TenantSuspended,
@@ -62,12 +65,35 @@ Guard = Callable[[], None]
 """Raises :class:`CrossedTenants` when the caller's scope is not the one that the connection was taken for."""
 
 
+class SecretNames(PrepareManager):
+    """psycopg's prepared statements under names that nobody can guess: SQL that knew one could put a statement of its
+    own in its place, for the tenant that uses the connection next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._secret = secrets.token_hex(8)
+
+    def get(self, query: Any, prepare: bool | None = None) -> tuple[Prepare, bytes]:
+        """As psycopg's, with another name."""
+        wanted, name = super().get(query, prepare)
+        if wanted is Prepare.SHOULD:
+            name = f"_tenantry_{self._secret}_{self._prepared_idx}".encode()
+        return wanted, name
+
+
 class BoundConnectionMixin(_Base):
     """What the sync and the async connection share. It does no I/O of its own."""
 
     _mint: Mint | None = None
     _guard: Guard | None = None
     _bind_name: bytes | None = None
+    _late = False
+    _joining = False
+    due = False
+    """Whether a transaction has been begun of which the server has not been told: it goes with the first statement."""
+    unproven = False
+    """Whether the transaction that has begun may still turn out to be impossible here, because the tenant has moved or
+    the connection is lost. Nothing of it has taken effect then, so it may begin elsewhere."""
     prepare_bind = True
     """Whether the binding is a prepared statement. Behind a pooler it must not be one: the pooler may hand the
     transaction to a backend that does not have it, or have one of a name that can be guessed. Where SQL can look names
@@ -83,7 +109,7 @@ class BoundConnectionMixin(_Base):
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
         """
-        if self.pgconn.status == pq.ConnStatus.OK and self.pgconn.transaction_status != _IDLE:
+        if self.due or (self.pgconn.status == pq.ConnStatus.OK and self.pgconn.transaction_status != _IDLE):
             raise CrossedTenants(
                 "a connection was bound anew while its transaction is open", hint="commit or roll back first"
             )
@@ -93,11 +119,45 @@ class BoundConnectionMixin(_Base):
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""
         self._mint = self._guard = None
+        self._late = self.due = self.unproven = False
+
+    def begin_late(self) -> None:
+        """Let the next transaction begin with its first statement; without one, the server does not hear of it."""
+        self._late = True
+
+    def defer(self) -> bool:
+        """Begin a transaction with its first statement; whether that is possible."""
+        if self._mint is None or self._pipeline is not None or self.pgconn.transaction_status != _IDLE:
+            return False
+        if self._guard is not None:
+            self._guard()
+        self.due = self.unproven = True
+        return True
+
+    def may_begin_anew(self) -> bool:
+        """Whether a transaction has failed before it was known to be bound."""
+        return self.unproven and not self.due
+
+    def adopt(self, other: Self) -> None:
+        """Go on with another's session with the server. The own one has been closed; the other object is at its end."""
+        for name in ("pgconn", "_prepared", "_bind_name", "prepare_bind"):
+            setattr(self, name, getattr(other, name))
+        del other.pgconn
+        self.pgconn.notice_handler = partial(type(self)._notice_handler, ref(self))
+        self.pgconn.notify_handler = partial(type(self)._notify_handler, ref(self))
+
+    def begin_due(self) -> PQGen[None]:
+        """Begin now what is due."""
+        self.due = False
+        yield from self._begin_bound(self._get_tx_start_command())
 
     def _start_query(self) -> PQGen[None]:
         if self._guard is not None:
             self._guard()
-        if self._mint is None or self._pipeline is None:
+        if self.due:
+            if not self._joining:
+                yield from self.begin_due()
+        elif self._mint is None or self._pipeline is None:
             yield from super()._start_query()
         elif not self._autocommit and self.pgconn.transaction_status == _IDLE:
             # As psycopg, without its synchronisation: _queue_bound has done that.
@@ -107,8 +167,27 @@ class BoundConnectionMixin(_Base):
         if self._mint is not None and isinstance(command, bytes) and command.startswith(b"BEGIN"):
             if self._guard is not None:
                 self._guard()
+            if self._late and self._pipeline is None:
+                self._late, self.due, self.unproven = False, True, True
+                return None
+            self.due = False
             return (yield from self._begin_bound(command))
+        if self.due:
+            if command in (b"COMMIT", b"ROLLBACK"):
+                self.due = self.unproven = False
+                return None
+            yield from self.begin_due()
         return (yield from super()._exec_command(command, result_format))
+
+    def _commit_gen(self) -> PQGen[None]:
+        if self.due and not self._num_transactions:
+            self.due = self.unproven = False
+        yield from super()._commit_gen()
+
+    def _rollback_gen(self) -> PQGen[None]:
+        if self.due and not self._num_transactions:
+            self.due = self.unproven = False
+        yield from super()._rollback_gen()
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         if name is None:  # psycopg drops all prepared statements after a rollback, ours with them
@@ -121,26 +200,42 @@ class BoundConnectionMixin(_Base):
         return command if self.read_only is not None else command + b" READ WRITE"
 
     def _begin_bound(self, begin: bytes) -> PQGen[None]:
-        assert self._mint is not None
-        self._check_connection_ok()
-        token = self._mint(self.pgconn.backend_pid).encode()
         if self._pipeline is not None:
-            yield from self._queue_bound(begin, token)
-            return
-        failed = yield from self._send_bound(begin, token)
+            yield from self._queue_bound(begin)
+        else:
+            yield from self.begin_with(begin, _nothing)
+
+    def begin_with(self, begin: bytes, send: Callable[[], None]) -> PQGen[list[Any] | None]:
+        """Begin, bind and do what ``send`` sends, in one round trip.
+
+        Args:
+            send: is called when it is its turn, perhaps not at all.
+
+        Returns:
+            The results of what ``send`` has sent, of which the last one may be an error. None: it was not sent.
+        """
+        self._check_connection_ok()
+        self.unproven = True
+        results, failed = yield from self._send_bound(begin, send)
         if failed is not None and failed.error_field(_SQLSTATE) == _NO_SUCH_STATEMENT:
             # SQL has dropped the prepared statements behind our back: psycopg's are gone as well.
             yield from super()._exec_command(b"ROLLBACK")
             self._prepared.clear()
             yield from self._prepared.maintain_gen(self)
             self._bind_name = None
-            failed = yield from self._send_bound(begin, token)
+            _, failed = yield from self._send_bound(begin, _nothing)
+            results = None
         if failed is not None:
             yield from self._refuse(failed)
+        self.unproven = False
+        return results
 
-    def _send_bound(self, begin: bytes, token: bytes) -> PQGen[Any]:
-        """Begin and bind in one round trip; return what failed, or None."""
-        pgconn, name = self.pgconn, self._bind_name
+    def _send_bound(self, begin: bytes, send: Callable[[], None]) -> PQGen[tuple[list[Any] | None, Any]]:
+        """One round trip; return the results of what ``send`` sent, or what kept the transaction from being bound."""
+        assert self._mint is not None
+        pgconn, name, token = self.pgconn, self._bind_name, self._mint(self.pgconn.backend_pid).encode()
+        results: list[Any] = []
+        before = 2  # the results of BEGIN and of the binding
         pgconn.enter_pipeline_mode()
         try:
             pgconn.send_query_params(begin, None)
@@ -149,18 +244,20 @@ class BoundConnectionMixin(_Base):
             elif name is not None:
                 pgconn.send_query_prepared(name, [token])
             else:
-                name = self._send_prepared(token)
+                name, before = self._send_prepared(token), 4
+            send()
             pgconn.pipeline_sync()
             yield from generators.send(pgconn)
-            done, failed = yield from _read_to_sync(pgconn)
+            yield from _read_to_sync(pgconn, results)
             pgconn.exit_pipeline_mode()
         except BaseException:
             # Nobody can tell whether it is bound, and to whom: interrupted, abandoned, or the server is gone.
             pgconn.finish()
+            self.unproven = not _is_bound(results, before)
             raise
-        if self.prepare_bind and self._bind_name is None:
-            self._note_prepared(name, done)
-        return failed
+        if before > 2:
+            self._note_prepared(name, results)
+        return (results[before:], None) if _is_bound(results, before) else (None, results[-1])
 
     def _send_prepared(self, token: bytes) -> bytes:
         """Prepare the binding, use it, and ask whether SQL can find out its name."""
@@ -172,54 +269,78 @@ class BoundConnectionMixin(_Base):
         return name
 
     def _note_prepared(self, name: bytes | None, done: list[Any]) -> None:
-        if len(done) > _OPENNESS and done[_OPENNESS].get_value(0, 0) == b"t":
+        if len(done) <= _OPENNESS or done[_OPENNESS].status == _FATAL:
+            return
+        if done[_OPENNESS].get_value(0, 0) == b"t":
             self.prepare_bind = False
-        elif len(done) > _OPENNESS:
+        else:
             self._bind_name = name
 
-    def _queue_bound(self, begin: bytes, token: bytes) -> PQGen[None]:
+    def _queue_bound(self, begin: bytes) -> PQGen[None]:
         """Inside ``connection.pipeline()``: psycopg sends and reads."""
         pipeline = self._pipeline
         assert pipeline is not None
+        assert self._mint is not None
+        self._check_connection_ok()
+        self.unproven = True
+        token = self._mint(self.pgconn.backend_pid).encode()
         pipeline.command_queue.append(partial(self.pgconn.send_query_params, begin, None))
         pipeline.command_queue.append(partial(self.pgconn.send_query_params, BIND, [token]))
         pipeline.result_queue.extend((None, None))
         try:
             yield from pipeline._sync_gen()
         except psycopg.Error as error:
-            if self.pgconn.transaction_status != _IDLE:
+            meaning = self._meaning(error)
+            if self.pgconn.transaction_status != _IDLE and not self.closed:
                 yield from super()._exec_command(b"ROLLBACK")
                 yield from pipeline._sync_gen()
-            raise self._explain(error) from error
+            raise meaning from error
 
     def _refuse(self, failed: Any) -> PQGen[None]:
         error = psycopg.errors.error_from_result(failed, encoding=self.pgconn._encoding)
-        if self.pgconn.transaction_status != _IDLE:
+        meaning = self._meaning(error)
+        if self.pgconn.transaction_status != _IDLE and not self.closed:
             yield from super()._exec_command(b"ROLLBACK")
-        raise self._explain(error) from error
+        raise meaning from error
 
-    def _explain(self, error: psycopg.Error) -> Exception:
+    def _meaning(self, error: psycopg.Error) -> Exception:
+        """What it means that the transaction did not begin; the connection is closed if it is of no use any more."""
         meaning = translate(error)
-        if isinstance(meaning, DirtyBackend):
+        if isinstance(error, psycopg.errors.FeatureNotSupported):  # of all this only READ WRITE may not be supported
+            meaning = ServerUnreachable(
+                "the server is a standby: it takes no writes",
+                hint="name all hosts of the shard in its address, with target_session_attrs=read-write",
+            )
+        if isinstance(meaning, (DirtyBackend, ServerUnreachable)):
+            # Without ROLLBACK: a pooler discards the server's side too if its client leaves inside a transaction.
             self.pgconn.finish()
         return meaning
 
 
-def _read_to_sync(pgconn: Any) -> PQGen[tuple[list[Any], Any]]:
-    """Read the results up to the synchronisation point; return the good ones, and the first that failed."""
-    done: list[Any] = []
-    failed = None
+def _read_to_sync(pgconn: Any, results: list[Any]) -> PQGen[None]:
+    """Read the results up to the synchronisation point, or up to the first one that failed."""
     while True:
-        result = yield from generators.fetch(pgconn)
-        if result is None:
-            if pgconn.status != pq.ConnStatus.OK:
+        try:
+            result = yield from generators.fetch(pgconn)
+            if result is None and pgconn.status != pq.ConnStatus.OK:
                 raise psycopg.OperationalError("the connection was lost while the transaction began")
-        elif result.status == _PIPELINE_SYNC:
-            return done, failed
-        elif failed is None and result.status == _FATAL:
-            failed = result
-        elif failed is None:
-            done.append(result)
+        except psycopg.OperationalError:
+            if results and results[-1].status == _FATAL:  # the server has said why
+                raise psycopg.errors.error_from_result(results[-1], encoding=pgconn._encoding) from None
+            raise
+        if result is not None and result.status == _PIPELINE_SYNC:
+            return
+        if result is not None and (not results or results[-1].status != _FATAL):
+            results.append(result)
+
+
+def _is_bound(results: list[Any], before: int) -> bool:
+    """Whether the binding, whose result is the last of so many, was done."""
+    return len(results) >= before and results[before - 1].status != _FATAL
+
+
+def _nothing() -> None:
+    """Begin only."""
 
 
 def translate(error: psycopg.Error) -> Exception:
@@ -240,11 +361,3 @@ def is_fatal(error: BaseException) -> bool:
     return isinstance(error, DirtyBackend) or (
         isinstance(error, PerimeterError) and not isinstance(error, (BindingRefused, CrossedTenants))
     )
-
-
-class BoundConnection(BoundConnectionMixin, Connection[TupleRow]):
-    """A sync psycopg connection whose transactions are bound to a tenant."""
-
-
-class AsyncBoundConnection(BoundConnectionMixin, AsyncConnection[TupleRow]):
-    """An async psycopg connection whose transactions are bound to a tenant."""

@@ -36,6 +36,7 @@ async def connect_asyncpg(
     target: Target,
     *,
     seconds: float,
+    home: str,
     pooler: bool = False,
     init: Hook | None = None,
     server_settings: Mapping[str, str] | None = None,
@@ -46,6 +47,7 @@ async def connect_asyncpg(
     Args:
         target: where to.
         seconds: how long to wait for the server.
+        home: the schema of a tenant there.
         pooler: a transaction-level pooler stands between.
         init: is called with the new connection.
         server_settings: parameters of the session, which no binding clears.
@@ -67,7 +69,7 @@ async def connect_asyncpg(
     except (OSError, asyncpg.PostgresError) as error:
         raise unreachable(target, error) from error
     try:
-        await conn.ready(pooler=pooler)
+        await conn.ready(pooler=pooler, home=home)
         if init is not None:
             await init(conn)
     except BaseException:

@@ -16,6 +16,7 @@ from tenantry.errors import (
     BindingRefused,
     CrossedTenants,
     DirtyBackend,
+    InvalidSettings,
     ServerUnreachable,
     ShardNotFound,
     TenantDeleted,
@@ -43,6 +44,9 @@ application. What stands in the startup packet wins; the plan's limits come with
 
 OWN_DATABASE_CONNECTIONS = 4
 """The most connections of one process to a database that a tenant has for itself."""
+
+POOLER_SESSIONS = 200
+"""How many sessions a pooler may have to one database; a dirty one is discarded by who meets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,14 @@ class RouterCore:
 
     Args:
         settings: of this process; None: ``tenantry.toml`` and the environment.
+
+    Raises:
+        InvalidSettings: a setting is missing or wrong.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load()
+        _check_prepares(self.settings)
         self._signers: tuple[ActiveKey, Signer] | None = None
         self._targets: tuple[FleetView | None, dict[tuple[str, str, bool], Target]] = None, {}
 
@@ -148,6 +156,10 @@ class RouterCore:
 
         return mint
 
+    def attempts(self, route: Route) -> Attempts:
+        """For one transaction that has not begun yet."""
+        return Attempts(POOLER_SESSIONS if self.settings.pooler else route.target.size)
+
     def scope(self, tenant: Tenant | None, mode: Mode | None) -> Scope:
         """The scope that a transaction is for: the one given, or the current one.
 
@@ -166,15 +178,25 @@ class RouterCore:
         return Scope(tenant, wanted)
 
 
+def _check_prepares(settings: Settings) -> None:
+    if settings.pooler_prepares and not settings.pooler:
+        raise InvalidSettings("setting 'pooler_prepares' is for a pooler", hint="set pooler = true as well, or neither")
+    if settings.pooler_prepares and not psycopg.capabilities.has_send_close_prepared():
+        raise InvalidSettings(
+            "this libpq can't free prepared statements through a pooler",
+            hint="use libpq 17 or later: pip install 'psycopg[binary]'; or leave out pooler_prepares",
+        )
+
+
 class Attempts:
     """How often a transaction is begun anew before its error becomes the caller's.
 
     Args:
-        size: the most connections to the database; each may have been left dirty.
+        sessions: how many sessions of the server may be met; each may have been left dirty.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, sessions: int) -> None:
+        self._sessions = sessions
         self._made: Counter[type[Exception]] = Counter()
 
     def allow(self, error: Exception, *, lost: bool) -> bool:
@@ -186,7 +208,7 @@ class Attempts:
         """
         match error:
             case DirtyBackend():
-                most = self._size + 1
+                most = self._sessions + 1
             case TenantMoved():
                 most = 3
             case BindingRefused() | ServerUnreachable():
@@ -240,9 +262,12 @@ def is_reusable(conn: BoundConnectionMixin) -> bool:
     return all(option is None for option in options)
 
 
-def unreachable(target: Target, error: psycopg.Error) -> ServerUnreachable:
+def unreachable(target: Target, error: Exception) -> ServerUnreachable:
     """What it means that no connection could be made."""
     lines = str(error).strip().splitlines()
-    return ServerUnreachable(
-        f"the shard does not answer: {lines[-1].strip() if lines else 'no reason'}", where=target.name
-    )
+    reason = lines[-1].strip() if lines else "no reason"
+    hint = _POOLER if "unsupported startup parameter" in reason else None
+    return ServerUnreachable(f"the shard does not answer: {reason}", where=target.name, hint=hint)
+
+
+_POOLER = "a pooler stands before the shard: set pooler = true in tenantry.toml, or TENANTRY_POOLER=true"

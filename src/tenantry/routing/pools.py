@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import psycopg
 from psycopg.rows import tuple_row
 
-from tenantry.perimeter.connection import BoundConnection, is_fatal
+from tenantry.perimeter.bound import BoundConnection
+from tenantry.perimeter.connection import is_fatal
 from tenantry.routing.core import Target, is_reusable, unreachable
 from tenantry.routing.ledger import Key, Ledger, Place
 from tenantry.routing.waiting import connect, take
@@ -21,13 +22,15 @@ class Pools:
     Args:
         budget: the most connections to all databases together.
         seconds: how long to wait for a connection.
-        pooler: a transaction-level pooler stands between: no prepared statements.
+        pooler: a transaction-level pooler stands between.
+        prepares: it keeps prepared statements apart; else there are none.
     """
 
-    def __init__(self, *, budget: int, seconds: float, pooler: bool = False) -> None:
+    def __init__(self, *, budget: int, seconds: float, pooler: bool = False, prepares: bool = False) -> None:
         self.ledger = Ledger(budget)
         self.seconds = seconds
         self._pooler = pooler
+        self._prepares = prepares
 
     def __len__(self) -> int:
         return len(self.ledger)
@@ -89,8 +92,9 @@ class Pools:
         except psycopg.OperationalError as error:
             raise unreachable(target, error) from error
         if self._pooler:
-            conn.prepare_threshold = None
             conn.prepare_bind = False
+            if not self._prepares:
+                conn.prepare_threshold = None
         return conn
 
 

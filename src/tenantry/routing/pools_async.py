@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg.rows import tuple_row
 
-from tenantry.perimeter.connection import AsyncBoundConnection, is_fatal
+from tenantry.perimeter.bound_async import AsyncBoundConnection
+from tenantry.perimeter.connection import is_fatal
 from tenantry.routing.core import Target, is_reusable, unreachable
 from tenantry.routing.ledger import Key, Ledger, Place
 from tenantry.routing.waiting import connect_async, take_async
@@ -20,13 +21,15 @@ class AsyncPools:
     Args:
         budget: the most connections to all databases together.
         seconds: how long to wait for a connection.
-        pooler: a transaction-level pooler stands between: no prepared statements.
+        pooler: a transaction-level pooler stands between.
+        prepares: it keeps prepared statements apart; else there are none.
     """
 
-    def __init__(self, *, budget: int, seconds: float, pooler: bool = False) -> None:
+    def __init__(self, *, budget: int, seconds: float, pooler: bool = False, prepares: bool = False) -> None:
         self.ledger = Ledger(budget)
         self.seconds = seconds
         self._pooler = pooler
+        self._prepares = prepares
 
     def __len__(self) -> int:
         return len(self.ledger)
@@ -88,8 +91,9 @@ class AsyncPools:
         except psycopg.OperationalError as error:
             raise unreachable(target, error) from error
         if self._pooler:
-            conn.prepare_threshold = None
             conn.prepare_bind = False
+            if not self._prepares:
+                conn.prepare_threshold = None
         return conn
 
 

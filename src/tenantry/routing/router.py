@@ -17,7 +17,7 @@ from tenantry.catalog.view import CatalogView
 from tenantry.context import tenant_scope
 from tenantry.errors import DirtyBackend, InvalidInput, ServerUnreachable, TenantMoved, TenantryError
 from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
-from tenantry.perimeter.connection import BoundConnection
+from tenantry.perimeter.bound import BoundConnection
 from tenantry.resolve import Claim, ClaimKind
 from tenantry.routing.core import Attempts, Route, RouterCore, admitted
 from tenantry.routing.ledger import Place
@@ -48,7 +48,10 @@ class Router(RouterCore):
             connect_seconds=self.settings.connect_seconds,
         )
         self.pools = Pools(
-            budget=self.settings.pool_budget, seconds=self.settings.connect_seconds, pooler=self.settings.pooler
+            budget=self.settings.pool_budget,
+            seconds=self.settings.connect_seconds,
+            pooler=self.settings.pooler,
+            prepares=self.settings.pooler_prepares,
         )
 
     def open(self) -> Self:
@@ -134,6 +137,8 @@ class Router(RouterCore):
     def transaction(self, tenant: Tenant | None = None, *, mode: Mode | str | None = None) -> Iterator[BoundConnection]:
         """A psycopg connection inside a transaction that is bound to a tenant; committed when the block ends well.
 
+        The transaction begins with its first statement, in one round trip with it.
+
         Args:
             tenant: the tenant; None: that of the current scope.
             mode: ``ro`` to refuse writes; None: as the scope says.
@@ -145,40 +150,37 @@ class Router(RouterCore):
             NoCapacity, ServerUnreachable: no connection could be had.
         """
         scope = self.scope(tenant, Mode(mode) if mode is not None else None)
-        place, block = self._begin(scope.tenant, scope.mode)
+        passage = self._begin(scope.tenant, scope.mode)
         failure: BaseException | None = None
         try:
-            yield place.item
+            yield passage.conn
         except BaseException as error:
             failure = error
-            if not block.__exit__(type(error), error, error.__traceback__):
+            if not passage.block.__exit__(type(error), error, error.__traceback__):
                 raise
         else:
-            block.__exit__(None, None, None)
+            passage.block.__exit__(None, None, None)
         finally:
-            self.pools.give(place, failure)
+            passage.end(failure)
 
-    def _begin(self, tenant: Tenant, mode: Mode) -> tuple[Place, Transaction]:
-        """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
+    def _begin(self, tenant: Tenant, mode: Mode) -> Passage:
+        """Begin where the tenant lives."""
         tenant = self.view.peek(tenant.id) or tenant
         route = self.route(tenant, mode, self.view.fleet())
         attempts: Attempts | None = None
         while True:
-            place: Place | None = None
             try:
-                place = self.pools.take(route.target)
-                place.item.bind_to(route.mint, route.guard)
-                block = Transaction(place.item)
-                block.__enter__()
-                return place, block
+                passage = Passage(self, route, self.pools.take(route.target))
+            except ServerUnreachable as error:
+                attempts = attempts or self.attempts(route)
+                route = self.recover(error, route, attempts, lost=False)
+                continue
+            try:
+                passage.block.__enter__()
+                return passage
             except BaseException as error:
-                lost = place is not None and place.item.closed
-                if place is not None:
-                    self.pools.give(place, error)
-                if not isinstance(error, (TenantryError, psycopg.OperationalError)):
-                    raise
-                attempts = attempts or Attempts(route.target.size)
-                route = self.recover(error, route, attempts, lost=lost)
+                passage.end(error)
+                raise
 
     def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
         """The way for another attempt, after a transaction could not begin and nothing of it has run.
@@ -203,3 +205,65 @@ class Router(RouterCore):
         if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
         return other
+
+
+class Passage:
+    """The way of one transaction: where its tenant lives, or has moved to, past connections that are lost or not clean.
+
+    Args:
+        place: with a connection to the route's target.
+    """
+
+    def __init__(self, router: Router, route: Route, place: Place) -> None:
+        self._router = router
+        self._route = route
+        self._attempts: Attempts | None = None
+        self._place: Place | None = place
+        self.conn: BoundConnection = place.item
+        self.conn.bind_to(route.mint, route.guard)
+        self.conn.again = self._again
+        self.conn.begin_late()
+        self.block = Transaction(self.conn)
+
+    def end(self, error: BaseException | None) -> None:
+        """Give the connection back.
+
+        Args:
+            error: what came out of the work with it.
+        """
+        if self._place is not None:
+            self._router.pools.give(self._place, error)
+
+    def _again(self, error: Exception) -> None:
+        """Begin elsewhere; nothing of the transaction has taken effect.
+
+        Args:
+            error: why it could not begin. It is raised again if another attempt makes no sense.
+        """
+        conn, pools = self.conn, self._router.pools
+        self._attempts = self._attempts or self._router.attempts(self._route)
+        while True:
+            lost = conn.closed
+            self._leave()
+            self._route = self._router.recover(error, self._route, self._attempts, lost=lost)
+            try:
+                self._go_on(pools.take(self._route.target))
+                return
+            except (TenantryError, psycopg.OperationalError) as another:
+                error = another
+
+    def _leave(self) -> None:
+        """Who still holds the session must not meet another tenant in it, so it ends."""
+        place, self._place = self._place, None
+        if place is not None:
+            self.conn.pgconn.finish()
+            self._router.pools.ledger.give(place, keep=False)
+
+    def _go_on(self, place: Place) -> None:
+        """Begin with the session of another connection, in the same object."""
+        conn = self.conn
+        conn.adopt(place.item)
+        place.item, self._place, self.block.pgconn = conn, place, conn.pgconn
+        conn.bind_to(self._route.mint, self._route.guard)
+        with conn.lock:
+            conn.wait(conn.begin_due())

@@ -16,7 +16,7 @@ from tenantry.catalog.view_async import AsyncCatalogView
 from tenantry.context import tenant_scope
 from tenantry.errors import DirtyBackend, InvalidInput, ServerUnreachable, TenantMoved, TenantryError
 from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
-from tenantry.perimeter.connection import AsyncBoundConnection
+from tenantry.perimeter.bound_async import AsyncBoundConnection
 from tenantry.resolve import Claim, ClaimKind
 from tenantry.routing.core import Attempts, Route, RouterCore, admitted
 from tenantry.routing.ledger import Place
@@ -47,7 +47,10 @@ class AsyncRouter(RouterCore):
             connect_seconds=self.settings.connect_seconds,
         )
         self.pools = AsyncPools(
-            budget=self.settings.pool_budget, seconds=self.settings.connect_seconds, pooler=self.settings.pooler
+            budget=self.settings.pool_budget,
+            seconds=self.settings.connect_seconds,
+            pooler=self.settings.pooler,
+            prepares=self.settings.pooler_prepares,
         )
 
     async def open(self) -> Self:
@@ -135,6 +138,8 @@ class AsyncRouter(RouterCore):
     ) -> AsyncIterator[AsyncBoundConnection]:
         """A psycopg connection inside a transaction that is bound to a tenant; committed when the block ends well.
 
+        The transaction begins with its first statement, in one round trip with it.
+
         Args:
             tenant: the tenant; None: that of the current scope.
             mode: ``ro`` to refuse writes; None: as the scope says.
@@ -146,40 +151,37 @@ class AsyncRouter(RouterCore):
             NoCapacity, ServerUnreachable: no connection could be had.
         """
         scope = self.scope(tenant, Mode(mode) if mode is not None else None)
-        place, block = await self._begin(scope.tenant, scope.mode)
+        passage = await self._begin(scope.tenant, scope.mode)
         failure: BaseException | None = None
         try:
-            yield place.item
+            yield passage.conn
         except BaseException as error:
             failure = error
-            if not await block.__aexit__(type(error), error, error.__traceback__):
+            if not await passage.block.__aexit__(type(error), error, error.__traceback__):
                 raise
         else:
-            await block.__aexit__(None, None, None)
+            await passage.block.__aexit__(None, None, None)
         finally:
-            self.pools.give(place, failure)
+            passage.end(failure)
 
-    async def _begin(self, tenant: Tenant, mode: Mode) -> tuple[Place, AsyncTransaction]:
-        """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
+    async def _begin(self, tenant: Tenant, mode: Mode) -> AsyncPassage:
+        """Begin where the tenant lives."""
         tenant = self.view.peek(tenant.id) or tenant
         route = self.route(tenant, mode, await self.view.fleet())
         attempts: Attempts | None = None
         while True:
-            place: Place | None = None
             try:
-                place = await self.pools.take(route.target)
-                place.item.bind_to(route.mint, route.guard)
-                block = AsyncTransaction(place.item)
-                await block.__aenter__()
-                return place, block
+                passage = AsyncPassage(self, route, await self.pools.take(route.target))
+            except ServerUnreachable as error:
+                attempts = attempts or self.attempts(route)
+                route = await self.recover(error, route, attempts, lost=False)
+                continue
+            try:
+                await passage.block.__aenter__()
+                return passage
             except BaseException as error:
-                lost = place is not None and place.item.closed
-                if place is not None:
-                    self.pools.give(place, error)
-                if not isinstance(error, (TenantryError, psycopg.OperationalError)):
-                    raise
-                attempts = attempts or Attempts(route.target.size)
-                route = await self.recover(error, route, attempts, lost=lost)
+                passage.end(error)
+                raise
 
     async def recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
         """The way for another attempt, after a transaction could not begin and nothing of it has run.
@@ -204,3 +206,65 @@ class AsyncRouter(RouterCore):
         if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
         return other
+
+
+class AsyncPassage:
+    """The way of one transaction: where its tenant lives, or has moved to, past connections that are lost or not clean.
+
+    Args:
+        place: with a connection to the route's target.
+    """
+
+    def __init__(self, router: AsyncRouter, route: Route, place: Place) -> None:
+        self._router = router
+        self._route = route
+        self._attempts: Attempts | None = None
+        self._place: Place | None = place
+        self.conn: AsyncBoundConnection = place.item
+        self.conn.bind_to(route.mint, route.guard)
+        self.conn.again = self._again
+        self.conn.begin_late()
+        self.block = AsyncTransaction(self.conn)
+
+    def end(self, error: BaseException | None) -> None:
+        """Give the connection back.
+
+        Args:
+            error: what came out of the work with it.
+        """
+        if self._place is not None:
+            self._router.pools.give(self._place, error)
+
+    async def _again(self, error: Exception) -> None:
+        """Begin elsewhere; nothing of the transaction has taken effect.
+
+        Args:
+            error: why it could not begin. It is raised again if another attempt makes no sense.
+        """
+        conn, pools = self.conn, self._router.pools
+        self._attempts = self._attempts or self._router.attempts(self._route)
+        while True:
+            lost = conn.closed
+            self._leave()
+            self._route = await self._router.recover(error, self._route, self._attempts, lost=lost)
+            try:
+                await self._go_on(await pools.take(self._route.target))
+                return
+            except (TenantryError, psycopg.OperationalError) as another:
+                error = another
+
+    def _leave(self) -> None:
+        """Who still holds the session must not meet another tenant in it, so it ends."""
+        place, self._place = self._place, None
+        if place is not None:
+            self.conn.pgconn.finish()
+            self._router.pools.ledger.give(place, keep=False)
+
+    async def _go_on(self, place: Place) -> None:
+        """Begin with the session of another connection, in the same object."""
+        conn = self.conn
+        conn.adopt(place.item)
+        place.item, self._place, self.block.pgconn = conn, place, conn.pgconn
+        conn.bind_to(self._route.mint, self._route.guard)
+        async with conn.lock:
+            await conn.wait(conn.begin_due())

@@ -7,7 +7,8 @@ from threading import Event
 from typing import Any
 
 from tenantry.errors import NoCapacity
-from tenantry.perimeter.connection import AsyncBoundConnection, BoundConnection
+from tenantry.perimeter.bound import BoundConnection
+from tenantry.perimeter.bound_async import AsyncBoundConnection
 from tenantry.routing.ledger import Drop, Key, Ledger, Place
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -77,6 +78,35 @@ class TenantDialect(PGDialect_psycopg):
             record.begin(dbapi_connection)
         elif not dbapi_connection.is_valid:
             raise ResourceClosedError("this connection was lost, and could not be replaced")
+
+    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
+        self._execute(super().do_execute, cursor, statement, parameters, context)
+
+    def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
+        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
+        self._execute(super().do_execute_no_params, cursor, statement, context)
+
+    def do_executemany(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
+        self._execute(super().do_executemany, cursor, statement, parameters, context)
+
+    def _execute(self, execute: Callable[..., None], cursor: Any, *args: Any) -> None:
+        try:
+            execute(cursor, *args)
+            return
+        except (TenantryError, psycopg.Error) as error:
+            context = args[-1]
+            fairy = context._dbapi_connection if context is not None else None
+            record = getattr(fairy, "_connection_record", None)
+            if fairy is None or not isinstance(record, Record) or not record.may_begin_anew():
+                raise
+            failed = error
+        with suppress(psycopg.Error):
+            cursor.close()
+        record.begin(fairy, failed)
+        context.cursor = context.create_cursor()
+        execute(context.cursor, *args)
 
     def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
         """As psycopg's, without AUTOCOMMIT.

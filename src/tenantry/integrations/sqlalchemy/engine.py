@@ -84,7 +84,7 @@ def _check(router: object, kind: type, options: dict[str, Any]) -> None:
 
 
 def _driver_options(router: Router | AsyncRouter, options: dict[str, Any]) -> dict[str, Any]:
-    if not router.settings.pooler:
+    if not router.settings.pooler or router.settings.pooler_prepares:
         return options
     return {**options, "connect_args": {"prepare_threshold": None, **options.get("connect_args", {})}}
 

@@ -48,9 +48,14 @@ class Record(_ConnectionRecord):
         self.place: Place | None = place
         self.route: Route | None = None
 
-    def begin(self, fairy: _ConnectionFairy) -> None:
+    def begin(self, fairy: _ConnectionFairy, failed: Exception | None = None) -> None:
         """Begin and bind; see :meth:`RoutedPool.begin`."""
-        self.pool.begin(fairy, self)
+        self.pool.begin(fairy, self, failed)
+
+    def may_begin_anew(self) -> bool:
+        """Whether the transaction failed before it was bound."""
+        driver: Any = self.driver_connection
+        return driver is not None and driver.may_begin_anew()
 
 
 class _Options:
@@ -108,7 +113,7 @@ class RoutedPool(Pool):
             try:
                 proxied = super().connect()
             except ServerUnreachable as error:
-                attempts = attempts or Attempts(route.target.size)
+                attempts = attempts or self.router.attempts(route)
                 route = self._recover(error, route, attempts, lost=False)
             else:
                 self._bind(proxied, route)
@@ -116,11 +121,14 @@ class RoutedPool(Pool):
             finally:
                 _going.reset(going)
 
-    def begin(self, fairy: _ConnectionFairy, record: Record) -> None:
-        """Begin a transaction and bind it, in one round trip.
+    def begin(self, fairy: _ConnectionFairy, record: Record, failed: Exception | None = None) -> None:
+        """Begin a transaction and bind it, with the first statement, or at once where that has failed.
 
         Where the tenant has moved, or the connection was lost or left dirty, another connection takes its place.
-        Nothing has run yet, so nobody can tell.
+        Nothing has taken effect yet, so nobody can tell.
+
+        Args:
+            failed: why the transaction could not begin with its first statement.
         """
         route = record.route
         if route is None:  # SQLAlchemy finds out about a new connection, before it is anybody's
@@ -129,15 +137,17 @@ class RoutedPool(Pool):
         options: _Options | None = None
         try:
             while True:
+                if failed is not None:
+                    attempts = attempts or self.router.attempts(route)
+                    route = self._recover(failed, route, attempts, lost=_is_lost(record))
+                    options = options or _Options(record)
                 try:
                     if options is not None:
                         self._replace(fairy, record, route, options)
-                    self._begin(record.driver_connection)
+                    self._begin(record.driver_connection, late=options is None)
                     return
                 except (TenantryError, psycopg.Error) as error:
-                    attempts = attempts or Attempts(route.target.size)
-                    route = self._recover(error, route, attempts, lost=_is_lost(record))
-                    options = options or _Options(record)
+                    failed = error
         except BaseException as error:
             if record.driver_connection is None or _is_lost(record):
                 fairy.invalidate(error)
@@ -254,9 +264,10 @@ class RoutedPool(Pool):
         other: Route = self.router.recover(error, route, attempts, lost=lost)
         return other
 
-    def _begin(self, driver: Any) -> None:
-        with driver.lock:
-            driver.wait(driver._start_query())
+    def _begin(self, driver: Any, *, late: bool) -> None:
+        if not (late and driver.defer()):
+            with driver.lock:
+                driver.wait(driver._start_query())
 
     def _set(self, driver: Any, name: str, value: Any) -> None:
         setattr(driver, name, value)
@@ -282,8 +293,9 @@ class AsyncRoutedPool(RoutedPool):
         other: Route = await_(self.router.recover(error, route, attempts, lost=lost))
         return other
 
-    def _begin(self, driver: Any) -> None:
-        await_(_begin_async(driver))
+    def _begin(self, driver: Any, *, late: bool) -> None:
+        if not (late and driver.defer()):
+            await_(_begin_async(driver))
 
     def _set(self, driver: Any, name: str, value: Any) -> None:
         await_(getattr(driver, f"set_{name}")(value))
