@@ -439,7 +439,7 @@ async def test_a_server_that_does_not_answer_is_named(house: House, router: Asyn
     target = router.target(tenant, fleet)
     wrong = replace(target, dsn=target.dsn.replace("password=", "password=x"))
     with pytest.raises(ServerUnreachable, match="password authentication failed"):
-        await pool._take(wrong)
+        await pool._take(wrong, "public")
     assert len(router.pools.ledger) == 0
 
 

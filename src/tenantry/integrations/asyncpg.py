@@ -29,7 +29,7 @@ from tenantry.context import Scope
 from tenantry.model import Mode, Tenant, shown
 from tenantry.perimeter.connection import is_fatal
 from tenantry.routing.asyncpg import Hook, connect_asyncpg, drop_asyncpg
-from tenantry.routing.core import Attempts, Target
+from tenantry.routing.core import Attempts, Target, admitted
 from tenantry.routing.ledger import Key, Place
 from tenantry.routing.router_async import AsyncRouter
 from tenantry.routing.waiting import take_async
@@ -168,8 +168,9 @@ class Pool:
         while True:
             place: Place | None = None
             try:
-                place = await self._take(route.target)
-                place.item.bind_to(route.mint, route.guard)
+                home = admitted(route.tenant).schema
+                place = await self._take(route.target, home)
+                place.item.bind_to(route.mint, route.guard, home)
                 readonly = route.mode is Mode.READ_ONLY
                 block = place.item.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
                 await block.start()
@@ -183,7 +184,7 @@ class Pool:
                 attempts = attempts or router.attempts(route)
                 route = await router.recover(error, route, attempts, lost=lost)
 
-    async def _take(self, target: Target) -> Place:
+    async def _take(self, target: Target, home: str) -> Place:
         """A place with a connection in it. Who takes one gives it back, whatever happens."""
         pools = self.router.pools
         key = Key(target, (self, asyncio.get_running_loop()))  # a connection is of no use in another loop
@@ -193,6 +194,7 @@ class Pool:
                 place.item = await connect_asyncpg(
                     target,
                     seconds=pools.seconds,
+                    home=home,
                     pooler=self.router.settings.pooler,
                     init=self._init,
                     server_settings=self._server_settings,

@@ -19,14 +19,28 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
+from asyncpg.connection import _StatementCache  # type: ignore[import-untyped]
+from psycopg.sql import Literal
 
 from tenantry.errors import CrossedTenants, DirtyBackend
 from tenantry.perimeter import wire
 from tenantry.perimeter.connection import BIND, Guard, Mint, meaning
 
-_NAMES_ARE_OPEN = "SELECT WHERE pg_catalog.has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE')"
-_OPEN = "SELECT 1"  # what asyncpg tells of a statement without parameters is how many rows it found
+_FACTS = """
+SELECT FROM pg_catalog.generate_series(1,
+  CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE') THEN 1 ELSE 0 END
+  + CASE WHEN EXISTS (
+      SELECT FROM pg_catalog.pg_namespace n
+        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                                   AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+        JOIN pg_catalog.pg_type t ON t.oid = d.objid AND t.typtype = 'd'
+       WHERE n.nspname = {home}) THEN 2 ELSE 0 END)
+"""
+"""Whether SQL can look up the names of prepared statements (1), and whether a schema has domains (2). Of a statement
+without parameters asyncpg tells no more than how many rows it found."""
+_NAMES_ARE_OPEN, _DOMAINS = 1, 2
 _NO_SUCH_STATEMENT = "26000"
+_FIRST_OWN_TYPE = 16384  # PostgreSQL: FirstNormalObjectId
 
 
 def _statement(name: str, *, guarded: bool = True) -> Callable[..., Awaitable[Any]]:
@@ -97,22 +111,31 @@ class Gate:
         finally:
             self.pending -= 1
 
-    async def ready(self, *, pooler: bool) -> None:
+    async def ready(self, *, pooler: bool, home: str) -> bool:
         """Prepare the binding, before the connection is anybody's.
 
         Args:
             pooler: it must not be a prepared statement: the pooler may hand the transaction to a backend that does not
                 have it. Where SQL can look names up (a wall that no superuser made), it is none either: SQL that knows
                 the name can put a statement of its own in this place, and collect tokens.
+            home: a tenant's schema.
+
+        Returns:
+            Whether there are domains in the schema.
         """
         self._binding = await self._describe("" if pooler else "_tenantry_" + secrets.token_hex(16))
-        names = await self.send("query", _NAMES_ARE_OPEN, None)
-        if self._binding.name and names == _OPEN:
+        facts = await self._ask(home)
+        if self._binding.name and facts & _NAMES_ARE_OPEN:
             await self.send("close_statement", self._binding, None)
             self._binding = await self._describe("")
-            await self.send("query", _NAMES_ARE_OPEN, None)  # asyncpg's prepare() does not synchronise
+            await self._ask(home)  # asyncpg's prepare() does not synchronise
         if not self._binding.name:
             self._binding.mark_unprepared()
+        return bool(facts & _DOMAINS)
+
+    async def _ask(self, home: str) -> int:
+        tag: str = await self.send("query", _FACTS.format(home=Literal(home).as_string(None)), None)
+        return int(tag.removeprefix("SELECT "))
 
     async def _describe(self, name: str) -> Any:
         state = await self.send(
@@ -169,6 +192,33 @@ class Gate:
             owner.terminate()
 
 
+def is_local(state: Any) -> bool:
+    """Whether a prepared statement has parameters or columns of a type that a database does not have by itself."""
+    types = [each.oid for each in state._get_parameters()] + [each.type.oid for each in state._get_attributes()]
+    return any(oid >= _FIRST_OWN_TYPE for oid in types)
+
+
+class HomeCache(_StatementCache):  # type: ignore[misc]
+    """asyncpg's prepared statements of a connection, for tenants with different schemas.
+
+    PostgreSQL finds the tables of a statement anew under another search path, but not its types: what was prepared with
+    a type of one tenant's schema is wrong in another's. So such a statement is for one schema alone. In the description
+    of a statement a column of a domain looks like one of the type below it; where there are domains, all are so.
+    """
+
+    home = ""
+    apart = False
+
+    def get(self, query: Any, *, promote: bool = True) -> Any:
+        """As asyncpg's."""
+        shared = super().get(query, promote=promote)
+        return shared if shared is not None else super().get((self.home, query), promote=promote)
+
+    def put(self, query: Any, statement: Any) -> None:
+        """As asyncpg's."""
+        super().put((self.home, query) if self.apart or is_local(statement) else query, statement)
+
+
 class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
     """An asyncpg connection whose transactions are bound to a tenant."""
 
@@ -178,17 +228,22 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
         self._named = 0
         self._hooks_before: tuple[Any, ...] = ()
         super().__init__(self.gate, transport, *arguments)
+        cache = self._stmt_cache
+        self._stmt_cache = HomeCache(
+            loop=cache._loop, max_size=cache._max_size, on_remove=cache._on_remove, max_lifetime=cache._max_lifetime
+        )
 
-    async def ready(self, *, pooler: bool = False) -> None:
+    async def ready(self, *, pooler: bool = False, home: str = "") -> None:
         """Prepare the binding; see :meth:`Gate.ready`."""
-        await self.gate.ready(pooler=pooler)
+        self._stmt_cache.apart = await self.gate.ready(pooler=pooler, home=home)
 
-    def bind_to(self, mint: Mint, guard: Guard | None = None) -> None:
+    def bind_to(self, mint: Mint, guard: Guard | None = None, home: str = "") -> None:
         """Bind the transactions that follow.
 
         Args:
             mint: makes the token for each transaction.
             guard: is called before each statement.
+            home: the schema of the tenant.
 
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
@@ -200,6 +255,7 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
         self._hooks_before = self._hooks()
         self.gate.mint = mint
         self.gate.guard = guard
+        self._stmt_cache.home = home
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""
