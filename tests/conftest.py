@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.fixtures.servers",
     "tests.fixtures.walls",
     "tests.fixtures.house",
+    "tests.fixtures.pgbouncer",
     "tests.fixtures.workers",
 ]
 

@@ -264,8 +264,9 @@ def is_reusable(conn: BoundConnectionMixin) -> bool:
 
 def unreachable(target: Target, error: Exception) -> ServerUnreachable:
     """What it means that no connection could be made."""
-    lines = str(error).strip().splitlines()
-    reason = lines[-1].strip() if lines else "no reason"
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Is the server running")]
+    reason = said[-1] if said else "no reason"
     hint = _POOLER if "unsupported startup parameter" in reason else None
     return ServerUnreachable(f"the shard does not answer: {reason}", where=target.name, hint=hint)
 
