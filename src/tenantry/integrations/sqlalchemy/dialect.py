@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql.psycopg import (
     PGExecutionContext_psycopg,
 )
 from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.exc import ResourceClosedError
 
 from tenantry.errors import InvalidInput, TenantryError
@@ -25,8 +26,8 @@ DRIVER = "tenantry"
 _REFUSED = "tenantry_refused"
 
 
-class TenantExecutionContext(PGExecutionContext_psycopg):
-    """One execution of a statement."""
+class RoutedExecution(DefaultExecutionContext):
+    """One execution of a statement, for any driver."""
 
     def create_cursor(self) -> Any:
         """A cursor, in a transaction.
@@ -38,14 +39,51 @@ class TenantExecutionContext(PGExecutionContext_psycopg):
         if isinstance(record, Record) and self.root_connection.get_transaction() is None:
             try:
                 record.begin(fairy)
-            except (TenantryError, psycopg.Error) as error:
+            except record.pool.errors as error:
                 # Raised here, it would be taken for an error of the statement. SQLAlchemy begins next: see do_begin().
                 fairy.__dict__[_REFUSED] = error
                 return None
         return super().create_cursor()
 
 
-class TenantDialect(PGDialect_psycopg):
+class RoutedDialect(DefaultDialect):
+    """Begins bound transactions, for any driver."""
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        """Begin and bind, if that has not been done already."""
+        refused = dbapi_connection.__dict__.pop(_REFUSED, None)
+        if refused is not None:
+            raise refused
+        record = dbapi_connection._connection_record
+        if isinstance(record, Record):
+            record.begin(dbapi_connection)
+        elif not dbapi_connection.is_valid:
+            raise ResourceClosedError("this connection was lost, and could not be replaced")
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
+        """As SQLAlchemy's, without AUTOCOMMIT.
+
+        Raises:
+            InvalidInput: AUTOCOMMIT.
+        """
+        _refuse_autocommit(level)
+        super().set_isolation_level(dbapi_connection, level)
+
+    def set_engine_execution_options(self, engine: Engine, opts: Mapping[str, Any]) -> None:
+        """As SQLAlchemy's, without AUTOCOMMIT.
+
+        Raises:
+            InvalidInput: AUTOCOMMIT.
+        """
+        _refuse_autocommit(opts.get("isolation_level"))
+        super().set_engine_execution_options(engine, opts)
+
+
+class TenantExecutionContext(RoutedExecution, PGExecutionContext_psycopg):
+    """One execution of a statement."""
+
+
+class TenantDialect(RoutedDialect, PGDialect_psycopg):
     """Connects to where the pool is going, and begins bound transactions."""
 
     supports_statement_cache = True
@@ -67,17 +105,6 @@ class TenantDialect(PGDialect_psycopg):
             return self._open(destination().dsn, options)
         except psycopg.OperationalError as error:
             raise unreachable(destination(), error) from error
-
-    def do_begin(self, dbapi_connection: Any) -> None:
-        """Begin and bind, if that has not been done already."""
-        refused = dbapi_connection.__dict__.pop(_REFUSED, None)
-        if refused is not None:
-            raise refused
-        record = dbapi_connection._connection_record
-        if isinstance(record, Record):
-            record.begin(dbapi_connection)
-        elif not dbapi_connection.is_valid:
-            raise ResourceClosedError("this connection was lost, and could not be replaced")
 
     def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
         """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
@@ -107,24 +134,6 @@ class TenantDialect(PGDialect_psycopg):
         record.begin(fairy, failed)
         context.cursor = context.create_cursor()
         execute(context.cursor, *args)
-
-    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
-        """As psycopg's, without AUTOCOMMIT.
-
-        Raises:
-            InvalidInput: AUTOCOMMIT.
-        """
-        _refuse_autocommit(level)
-        super().set_isolation_level(dbapi_connection, level)  # type: ignore[no-untyped-call]
-
-    def set_engine_execution_options(self, engine: Engine, opts: Mapping[str, Any]) -> None:
-        """As SQLAlchemy's, without AUTOCOMMIT.
-
-        Raises:
-            InvalidInput: AUTOCOMMIT.
-        """
-        _refuse_autocommit(opts.get("isolation_level"))
-        super().set_engine_execution_options(engine, opts)
 
     def _open(self, dsn: str, options: dict[str, Any]) -> Any:
         conn = connect(dsn, **options)

@@ -7,7 +7,7 @@ affair. The places come from the router's ledger, so an engine and its router sh
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -32,11 +32,16 @@ if TYPE_CHECKING:
 _going: ContextVar[Route | None] = ContextVar("tenantry_going", default=None)
 
 
-def destination() -> Target:
-    """The database that the connection being made leads to."""
+def going() -> Route:
+    """The way of the connection that is being made."""
     route = _going.get()
     assert route is not None, "a connection is made by a pool's connect()"
-    return route.target
+    return route
+
+
+def destination() -> Target:
+    """The database that the connection being made leads to."""
+    return going().target
 
 
 class Record(_ConnectionRecord):
@@ -62,9 +67,7 @@ class _Options:
     """What has been set on a connection for its current user, and what SQLAlchemy calls to undo it."""
 
     def __init__(self, record: Record) -> None:
-        driver: Any = record.driver_connection
-        values = {name: getattr(driver, name) for name in ("isolation_level", "read_only", "deferrable")}
-        self.driver = {name: value for name, value in values.items() if value is not None}
+        self.driver = record.pool.options(record)
         self.callbacks = list(record.finalize_callback)
 
 
@@ -79,6 +82,9 @@ class RoutedPool(Pool):
     """
 
     _is_asyncio = False
+
+    errors: ClassVar[tuple[type[Exception], ...]] = (TenantryError, psycopg.Error)
+    """What a transaction may not begin with."""
 
     router: Any  # a Router or an AsyncRouter; which, the subclass knows
 
@@ -139,17 +145,17 @@ class RoutedPool(Pool):
             while True:
                 if failed is not None:
                     attempts = attempts or self.router.attempts(route)
-                    route = self._recover(failed, route, attempts, lost=_is_lost(record))
+                    route = self._recover(failed, route, attempts, lost=self._is_lost(record))
                     options = options or _Options(record)
                 try:
                     if options is not None:
                         self._replace(fairy, record, route, options)
-                    self._begin(record.driver_connection, late=options is None)
+                    self._begin(record, late=options is None)
                     return
-                except (TenantryError, psycopg.Error) as error:
+                except self.errors as error:
                     failed = error
         except BaseException as error:
-            if record.driver_connection is None or _is_lost(record):
+            if record.driver_connection is None or self._is_lost(record):
                 fairy.invalidate(error)
             raise
 
@@ -191,7 +197,7 @@ class RoutedPool(Pool):
             driver.unbind()
         record.route = None
         if place is not None:
-            keep = driver is not None and not self._retired and _is_clean(driver)
+            keep = driver is not None and not self._retired and self._is_clean(driver)
             self.router.pools.ledger.give(place, keep=keep)
 
     def _invalidate(
@@ -208,9 +214,9 @@ class RoutedPool(Pool):
         fairy = cast("_ConnectionFairy", proxied)
         try:
             driver: Any = fairy.driver_connection
-            if driver.pgconn.transaction_status != TransactionStatus.IDLE:  # a listener to "checkout" ran a statement
+            if self._is_in_transaction(driver):  # a listener to "checkout" ran a statement
                 self._dialect.do_rollback(fairy)
-            driver.bind_to(route.mint, route.guard)
+            self._bind_to(driver, route)
         except BaseException:
             fairy.invalidate()
             raise
@@ -226,10 +232,9 @@ class RoutedPool(Pool):
             fairy.dbapi_connection = record.get_connection()
         finally:
             _going.reset(going)
-        driver: Any = record.driver_connection
         for name, value in options.driver.items():
-            self._set(driver, name, value)
-        driver.bind_to(route.mint, route.guard)
+            self._set(record, name, value)
+        self._bind_to(record.driver_connection, route)
         record.finalize_callback.extend(options.callbacks)
         record.route = route
 
@@ -249,7 +254,7 @@ class RoutedPool(Pool):
         if driver is not None:
             if self.dispatch.close:
                 self.dispatch.close(record.dbapi_connection, record)
-            driver.pgconn.finish()
+            self._close(driver)
             record.dbapi_connection = None
 
     def _take(self, target: Target) -> Place:
@@ -264,13 +269,36 @@ class RoutedPool(Pool):
         other: Route = self.router.recover(error, route, attempts, lost=lost)
         return other
 
-    def _begin(self, driver: Any, *, late: bool) -> None:
+    def options(self, record: Record) -> dict[str, Any]:
+        """What has been set on the driver's connection for its present user."""
+        driver: Any = record.driver_connection
+        values = {name: getattr(driver, name) for name in ("isolation_level", "read_only", "deferrable")}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _begin(self, record: Record, *, late: bool) -> None:
+        driver: Any = record.driver_connection
         if not (late and driver.defer()):
             with driver.lock:
                 driver.wait(driver._start_query())
 
-    def _set(self, driver: Any, name: str, value: Any) -> None:
-        setattr(driver, name, value)
+    def _set(self, record: Record, name: str, value: Any) -> None:
+        setattr(record.driver_connection, name, value)
+
+    def _bind_to(self, driver: Any, route: Route) -> None:
+        driver.bind_to(route.mint, route.guard)
+
+    def _close(self, driver: Any) -> None:
+        driver.pgconn.finish()
+
+    def _is_lost(self, record: Record) -> bool:
+        driver: Any = record.driver_connection
+        return driver is not None and bool(driver.closed)
+
+    def _is_in_transaction(self, driver: Any) -> bool:
+        return bool(driver.pgconn.transaction_status != TransactionStatus.IDLE)
+
+    def _is_clean(self, driver: Any) -> bool:
+        return not self._is_in_transaction(driver) and not driver.autocommit
 
 
 class AsyncRoutedPool(RoutedPool):
@@ -293,23 +321,16 @@ class AsyncRoutedPool(RoutedPool):
         other: Route = await_(self.router.recover(error, route, attempts, lost=lost))
         return other
 
-    def _begin(self, driver: Any, *, late: bool) -> None:
+    def _begin(self, record: Record, *, late: bool) -> None:
+        driver: Any = record.driver_connection
         if not (late and driver.defer()):
             await_(_begin_async(driver))
 
-    def _set(self, driver: Any, name: str, value: Any) -> None:
+    def _set(self, record: Record, name: str, value: Any) -> None:
+        driver: Any = record.driver_connection
         await_(getattr(driver, f"set_{name}")(value))
 
 
 async def _begin_async(driver: Any) -> None:
     async with driver.lock:
         await driver.wait(driver._start_query())
-
-
-def _is_lost(record: Record) -> bool:
-    driver: Any = record.driver_connection
-    return driver is not None and bool(driver.closed)
-
-
-def _is_clean(driver: Any) -> bool:
-    return driver.pgconn.transaction_status == TransactionStatus.IDLE and not driver.autocommit
