@@ -115,6 +115,16 @@ def test_a_closed_shard_takes_no_tenants_until_it_is_opened(run: Run) -> None:
     assert run("tenant", "create", fresh()).code == 0
 
 
+def test_applications_can_be_led_elsewhere_and_back(run: Run) -> None:
+    [main] = run("shard", "list", "--json").json
+    try:
+        changed = run("shard", "change", "main", "--address", "host=pgbouncer port=6432")
+        assert "  where    host=pgbouncer port=6432\n" in changed.out
+    finally:
+        assert run("shard", "change", "main", "--address", main["dsn"], "--json").json["dsn"] == main["dsn"]
+    assert "there is nothing to change" in run("shard", "change", "main").err
+
+
 def test_shards_are_shown_with_their_tenants_and_without_passwords(run: Run) -> None:
     [main] = run("shard", "list", "--json").json
     assert (main["name"], main["state"], main["binding"]) == ("main", "open", "sealed")

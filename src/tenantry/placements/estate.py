@@ -180,7 +180,8 @@ class Estate:
                     await self._enter(shard)
                     yield conn
                 except psycopg.OperationalError:
-                    await purge(pool, conn)
+                    if await purge(pool, conn):
+                        await self._forget_moved(shard, database)
                     raise
         except PoolTimeout:
             await self._forget_moved(shard, database)
