@@ -16,10 +16,11 @@ import asyncio
 import secrets
 import weakref
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-from asyncpg.connection import _StatementCache  # type: ignore[import-untyped]
+from asyncpg.connection import _StatementCache, _weak_maybe_gc_stmt  # type: ignore[import-untyped]
 from psycopg.sql import Literal
 
 from tenantry.errors import CrossedTenants, DirtyBackend
@@ -93,10 +94,10 @@ class Gate:
 
     async def query(self, query: str, timeout: Any) -> str:
         """Send a statement without parameters: as asyncpg begins, ends and nests transactions."""
+        if wire.begins(query) and not self.is_in_transaction():
+            return await self._begin(query, timeout)
         if self.guard is not None and not wire.ends(query):
             self.guard()
-        if self.mint is not None and wire.begins(query):
-            return await self._begin(query, timeout, self.mint)
         status: str = await self.send("query", query, timeout)
         return status
 
@@ -144,13 +145,23 @@ class Gate:
         state._init_codecs()
         return state
 
-    async def _begin(self, query: str, timeout: Any, mint: Mint) -> str:
-        protocol = self._protocol
-        timeout = await protocol._wait_for_cancellation(protocol._get_timeout(timeout))
-        if self.pending or not protocol.is_connected():
-            status: str = await self.send("query", query, timeout)  # asyncpg refuses, and says why
+    async def _begin(self, query: str, timeout: Any) -> str:
+        try:
+            if self.guard is not None:
+                self.guard()
+            if self.mint is not None:
+                timeout = await self._protocol._wait_for_cancellation(self._get_timeout(timeout))
+                if self.is_connected() and not self.pending:  # else asyncpg refuses, and says why
+                    return await self._bind(query, timeout, self.mint(self._protocol.backend_pid))
+            status: str = await self.send("query", query, timeout)
             return status
-        token = mint(protocol.backend_pid)
+        except BaseException:
+            owner = self._owner()
+            if owner is not None:
+                owner._top_xact = None  # asyncpg leaves a transaction there that it could not begin
+            raise
+
+    async def _bind(self, query: str, timeout: Any, token: str) -> str:
         try:
             # From here on nobody else may write: bind_execute() does so before it waits for anything.
             self._transport.write(wire.begin_message(query))
@@ -176,15 +187,12 @@ class Gate:
         raise explained or error from error
 
     async def _leave(self) -> None:
-        owner = self._owner()
         try:
             if self.is_connected() and self.is_in_transaction():
                 await self.send("query", "ROLLBACK", None)
         except BaseException:
             self._terminate()
             raise
-        if owner is not None:
-            owner._top_xact = None  # asyncpg leaves a transaction there that it could not begin
 
     def _terminate(self) -> None:
         owner = self._owner()
@@ -228,9 +236,12 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
         self._named = 0
         self._hooks_before: tuple[Any, ...] = ()
         super().__init__(self.gate, transport, *arguments)
-        cache = self._stmt_cache
-        self._stmt_cache = HomeCache(
-            loop=cache._loop, max_size=cache._max_size, on_remove=cache._on_remove, max_lifetime=cache._max_lifetime
+        config = self._config
+        self._stmt_cache: HomeCache = HomeCache(
+            loop=self._loop,
+            max_size=config.statement_cache_size,
+            on_remove=partial(_weak_maybe_gc_stmt, weakref.ref(self)),
+            max_lifetime=config.max_cached_statement_lifetime,
         )
 
     async def ready(self, *, pooler: bool = False, home: str = "") -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tenantry.errors import InvalidInput
+from tenantry.errors import InvalidInput, MissingDependency
 from tenantry.integrations.sqlalchemy import orm as orm  # its listeners
 from tenantry.integrations.sqlalchemy.dialect import DRIVER, TenantDialect
 from tenantry.integrations.sqlalchemy.pool import AsyncRoutedPool, RoutedPool
@@ -50,22 +50,31 @@ def create_engine(router: Router, *, predicate: bool = True, **options: Any) -> 
     return engine
 
 
-def create_async_engine(router: AsyncRouter, *, predicate: bool = True, **options: Any) -> AsyncEngine:
+def create_async_engine(
+    router: AsyncRouter, *, driver: str = "psycopg", predicate: bool = True, **options: Any
+) -> AsyncEngine:
     """The same for tasks.
 
     Args:
         router: finds the database of the current tenant.
+        driver: ``psycopg`` or ``asyncpg``.
         predicate: whether ORM statements name the tenant (``WHERE tenant_id = ...``), for the planner's sake.
         options: as of SQLAlchemy's ``create_async_engine``, without those that the router decides.
 
     Raises:
-        InvalidInput: another kind of router, or an option that the router decides.
+        InvalidInput: another kind of router or driver, or an option that the router decides.
+        MissingDependency: the driver is not installed.
     """
     _check(router, AsyncRouter, options)
-    options = _driver_options(router, options)
-    engine = sqlalchemy_asyncio.create_async_engine(
-        _URL, poolclass=AsyncRoutedPool, router=router, predicate=predicate, **options
-    )
+    url, pool = _URL, AsyncRoutedPool
+    match driver:
+        case "psycopg":
+            options = _driver_options(router, options)
+        case "asyncpg":
+            url, pool, options = _asyncpg(router, options)
+        case _:
+            raise InvalidInput(f"{shown(driver)} is no driver for asyncio", hint="use 'psycopg' or 'asyncpg'")
+    engine = sqlalchemy_asyncio.create_async_engine(url, poolclass=pool, router=router, predicate=predicate, **options)
     _prepare(engine.sync_engine, router)
     return engine
 
@@ -89,6 +98,15 @@ def _driver_options(router: Router | AsyncRouter, options: dict[str, Any]) -> di
     return {**options, "connect_args": {"prepare_threshold": None, **options.get("connect_args", {})}}
 
 
+def _asyncpg(router: AsyncRouter, options: dict[str, Any]) -> tuple[URL, type[AsyncRoutedPool], dict[str, Any]]:
+    try:
+        from tenantry.integrations.sqlalchemy import asyncpg
+    except ImportError:
+        raise MissingDependency("asyncpg", "asyncpg") from None
+    arguments = {**asyncpg.arguments(router.settings), **options.get("connect_args", {})}
+    return URL.create(f"postgresql+{asyncpg.DRIVER}"), asyncpg.AsyncpgRoutedPool, {**options, "connect_args": arguments}
+
+
 def _prepare(engine: Engine, router: Router | AsyncRouter) -> None:
-    assert isinstance(engine.dialect, TenantDialect)
-    engine.dialect.pooler = router.settings.pooler
+    if isinstance(engine.dialect, TenantDialect):
+        engine.dialect.pooler = router.settings.pooler
