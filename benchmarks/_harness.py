@@ -68,6 +68,7 @@ class Report:
         *,
         calls: int,
         pairs: int = 7,
+        batch: int = 1,
         goal: float | None = None,
         answers: bool = True,
     ) -> None:
@@ -75,6 +76,7 @@ class Report:
 
         Args:
             calls: of each side in each pair.
+            batch: how many times a call does what is timed.
             answers: whether both sides have to give equal answers.
         """
         if answers and (mine := ours()) != (theirs := other()):
@@ -95,8 +97,8 @@ class Report:
                 round(ratios[0], 3),
                 round(ratios[-1], 3),
                 pairs,
-                round(statistics.median(mine for mine, _ in timed) / calls * 1e6, 1),
-                round(statistics.median(theirs for _, theirs in timed) / calls * 1e6, 1),
+                round(statistics.median(mine for mine, _ in timed) / calls / batch * 1e6, 1),
+                round(statistics.median(theirs for _, theirs in timed) / calls / batch * 1e6, 1),
                 goal,
                 None if goal is None else median <= goal,
             )

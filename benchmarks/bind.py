@@ -13,6 +13,7 @@ from psycopg_pool import ConnectionPool
 from sqlalchemy import BigInteger, Text, create_engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from benchmarks._asyncpg import by_asyncpg
 from benchmarks._harness import Report, report
 from benchmarks._house import BenchHouse, bench_house
 from tenantry import Router, Tenant
@@ -81,6 +82,7 @@ def measure(made: Report, *, tcp: bool) -> None:
         with Router(house.settings) as router, ConnectionPool(bare, min_size=1, max_size=2, open=True) as pool:
             by_psycopg(made, router, mine, pool, where)
             by_sqlalchemy(made, router, mine, bare, where)
+        by_asyncpg(made, house.settings, mine, bare, where, calls=CALLS)
 
 
 def by_psycopg(made: Report, router: Router, mine: Tenant, pool: ConnectionPool, where: str) -> None:
