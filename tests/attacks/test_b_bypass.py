@@ -218,7 +218,7 @@ def test_i038_alter_own_role(wall: Wall, attacker: Attacker) -> None:
         "DROP OWNED BY tenantry_app",
         "DROP OWNED BY tenantry_app CASCADE",
         "REVOKE ALL ON ALL TABLES IN SCHEMA {a_schema} FROM tenantry_app",
-        "REVOKE EXECUTE ON FUNCTION tenantry.bind_v1(text) FROM tenantry_app",
+        "REVOKE EXECUTE ON FUNCTION tenantry.bind_v1(text, boolean) FROM tenantry_app",
         "GRANT SELECT ON ALL TABLES IN SCHEMA {a_schema} TO PUBLIC",
         "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC",
         "ALTER DEFAULT PRIVILEGES FOR ROLE tenantry_owner GRANT ALL ON TABLES TO PUBLIC",

@@ -189,16 +189,16 @@ ALTER TABLE tenantry_priv.signing_keys OWNER TO tenantry_app;
 CREATE OR REPLACE FUNCTION tenantry.current_tenant_v1() RETURNS bigint LANGUAGE sql STABLE RETURN 7;
 
 -- function_setting --
--- tenantry.bind_v1(text): differs
-ALTER FUNCTION tenantry.bind_v1(text) SET work_mem = '1MB';
+-- tenantry.bind_v1(text, boolean): differs
+ALTER FUNCTION tenantry.bind_v1(text, boolean) SET work_mem = '1MB';
 
 -- function_invoker --
--- tenantry.bind_v1(text): differs
-ALTER FUNCTION tenantry.bind_v1(text) SECURITY INVOKER;
+-- tenantry.bind_v1(text, boolean): differs
+ALTER FUNCTION tenantry.bind_v1(text, boolean) SECURITY INVOKER;
 
 -- function_owner --
--- tenantry.bind_v1(text): belongs to
-ALTER FUNCTION tenantry.bind_v1(text) OWNER TO postgres;
+-- tenantry.bind_v1(text, boolean): belongs to
+ALTER FUNCTION tenantry.bind_v1(text, boolean) OWNER TO postgres;
 
 -- function_executor --
 -- tenantry_priv.keep_keys_v1(text[]): tenantry_app may execute
@@ -209,12 +209,12 @@ GRANT EXECUTE ON FUNCTION tenantry_priv.keep_keys_v1(text[]) TO tenantry_app;
 GRANT EXECUTE ON FUNCTION tenantry_priv.seal_v1(text) TO PUBLIC;
 
 -- function_closed --
--- tenantry.bind_v1(text): can't be executed
-REVOKE EXECUTE ON FUNCTION tenantry.bind_v1(text) FROM tenantry_app;
+-- tenantry.bind_v1(text, boolean): can't be executed
+REVOKE EXECUTE ON FUNCTION tenantry.bind_v1(text, boolean) FROM tenantry_app;
 
 -- function_dropped --
--- tenantry.bind_v1(text): missing
-DROP FUNCTION tenantry.bind_v1(text);
+-- tenantry.bind_v1(text, boolean): missing
+DROP FUNCTION tenantry.bind_v1(text, boolean);
 
 -- function_overloaded --
 -- tenantry.bind_v1(name): not of this version

@@ -443,3 +443,44 @@ def test_a_session_that_was_ended_between_transactions_is_an_operational_error(w
     with pytest.raises(psycopg.OperationalError, match="closed"):
         conn.execute("SELECT 1")
     wall.rebind(conn, wall.b)  # a pool may do this before it looks
+
+
+def test_what_a_tenant_leaves_to_itself_is_not_looked_for(wall: Wall) -> None:
+    """It costs more than the rest of the binding, and grows with what a driver has prepared."""
+    conn = wall.bound()
+    conn.execute("PREPARE left_behind AS SELECT 'mine'")
+    conn.commit()
+    wall.rebind(conn, wall.a)
+    assert conn.execute("EXECUTE left_behind").fetchone() == ("mine",)
+    conn.rollback()
+    wall.rebind(conn, wall.b)
+    with pytest.raises(DirtyBackend):
+        conn.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("between", ["nobody", "somebody who does not say who"])
+def test_a_backend_that_others_have_used_is_looked_through(wall: Wall, between: str) -> None:
+    conn = wall.bound()
+    assert bound_to(conn) == wall.a.key
+    conn.commit()
+    if between == "nobody":
+        conn.unbind()
+    else:
+        conn.bind_to(wall.minter(wall.b))
+    conn.execute("PREPARE left_behind AS SELECT 1")
+    conn.commit()
+    wall.rebind(conn, wall.a)
+    with pytest.raises(DirtyBackend):
+        conn.execute("SELECT 1")
+
+
+def test_a_transaction_that_was_rolled_back_has_used_the_backend(wall: Wall) -> None:
+    conn = wall.bound()
+    assert bound_to(conn) == wall.a.key
+    conn.commit()
+    wall.rebind(conn, wall.b)
+    conn.execute("PREPARE left_behind AS SELECT 1")
+    conn.pgconn.exec_(b"ROLLBACK")  # psycopg would drop what is prepared
+    wall.rebind(conn, wall.a)
+    with pytest.raises(DirtyBackend):
+        conn.execute("SELECT 1")

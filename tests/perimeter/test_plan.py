@@ -140,7 +140,7 @@ def test_other_schemas_of_tenants_are_no_stray_ones(wall: Wall, admin: psycopg.C
 
 def test_the_plan_is_a_script_that_closes_the_wall(wall: Wall, admin: psycopg.Connection) -> None:
     admin.execute("ALTER TABLE orders DISABLE ROW LEVEL SECURITY; GRANT ALL ON customers TO PUBLIC")
-    admin.execute("ALTER FUNCTION tenantry.bind_v1(text) SECURITY INVOKER; RESET search_path")
+    admin.execute("ALTER FUNCTION tenantry.bind_v1(text, boolean) SECURITY INVOKER; RESET search_path")
     plan = wall.plan()
     assert not plan.closed
     admin.execute(plan.as_sql())

@@ -41,6 +41,7 @@ else:
     _Base = object
 
 BIND = b"SELECT tenantry.bind_v1($1)"
+_BIND_SAME = b"SELECT tenantry.bind_v1($1, $2)"
 _NAMES_ARE_OPEN = b"SELECT pg_catalog.has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE')"
 
 _IDLE = pq.TransactionStatus.IDLE
@@ -87,6 +88,8 @@ class BoundConnectionMixin(_Base):
     _mint: Mint | None = None
     _guard: Guard | None = None
     _bind_name: bytes | None = None
+    _tenant: str | None = None
+    _last_tenant: str | None = None
     _late = False
     _joining = False
     due = False
@@ -99,12 +102,14 @@ class BoundConnectionMixin(_Base):
     transaction to a backend that does not have it, or have one of a name that can be guessed. Where SQL can look names
     up (a wall that no superuser made), the connection finds out by itself."""
 
-    def bind_to(self, mint: Mint, guard: Guard | None = None) -> None:
+    def bind_to(self, mint: Mint, guard: Guard | None = None, tenant: str | None = None) -> None:
         """Bind the transactions that follow.
 
         Args:
             mint: makes the token for each transaction.
             guard: is called before each statement.
+            tenant: whose the transactions are, as it stands in the token. If the last ones were as well, nothing that
+                the backend could carry over is looked for. None: it is always looked for.
 
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
@@ -115,10 +120,11 @@ class BoundConnectionMixin(_Base):
             )
         self._mint = mint
         self._guard = guard
+        self._tenant = tenant
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""
-        self._mint = self._guard = None
+        self._mint = self._guard = self._tenant = None
         self._late = self.due = self.unproven = False
 
     def begin_late(self) -> None:
@@ -140,7 +146,7 @@ class BoundConnectionMixin(_Base):
 
     def adopt(self, other: Self) -> None:
         """Go on with another's session with the server. The own one has been closed; the other object is at its end."""
-        for name in ("pgconn", "_prepared", "_bind_name", "prepare_bind"):
+        for name in ("pgconn", "_prepared", "_bind_name", "_last_tenant", "prepare_bind"):
             setattr(self, name, getattr(other, name))
         del other.pgconn
         self.pgconn.notice_handler = partial(type(self)._notice_handler, ref(self))
@@ -154,6 +160,8 @@ class BoundConnectionMixin(_Base):
     def _start_query(self) -> PQGen[None]:
         if self._guard is not None:
             self._guard()
+        if self._mint is None:
+            self._last_tenant = None
         if self.due:
             if not self._joining:
                 yield from self.begin_due()
@@ -232,8 +240,8 @@ class BoundConnectionMixin(_Base):
 
     def _send_bound(self, begin: bytes, send: Callable[[], None]) -> PQGen[tuple[list[Any] | None, Any]]:
         """One round trip; return the results of what ``send`` sent, or what kept the transaction from being bound."""
-        assert self._mint is not None
-        pgconn, name, token = self.pgconn, self._bind_name, self._mint(self.pgconn.backend_pid).encode()
+        pgconn, name = self.pgconn, self._bind_name
+        token, same = self._proof()
         results: list[Any] = []
         before = 2  # the results of BEGIN and of the binding
         pgconn.enter_pipeline_mode()
@@ -242,9 +250,9 @@ class BoundConnectionMixin(_Base):
             if not self.prepare_bind:
                 pgconn.send_query_params(BIND, [token])
             elif name is not None:
-                pgconn.send_query_prepared(name, [token])
+                pgconn.send_query_prepared(name, [token, same])
             else:
-                name, before = self._send_prepared(token), 4
+                name, before = self._send_prepared(token, same), 4
             send()
             pgconn.pipeline_sync()
             yield from generators.send(pgconn)
@@ -259,13 +267,20 @@ class BoundConnectionMixin(_Base):
             self._note_prepared(name, results)
         return (results[before:], None) if _is_bound(results, before) else (None, results[-1])
 
-    def _send_prepared(self, token: bytes) -> bytes:
+    def _proof(self) -> tuple[bytes, bytes]:
+        """The token, and whether the backend has served nobody but its tenant since the last transaction."""
+        assert self._mint is not None
+        same = self._tenant is not None and self._tenant == self._last_tenant
+        self._last_tenant = self._tenant
+        return self._mint(self.pgconn.backend_pid).encode(), b"t" if same else b"f"
+
+    def _send_prepared(self, token: bytes, same: bytes) -> bytes:
         """Prepare the binding, use it, and ask whether SQL can find out its name."""
         # SQL that knows the name can put a statement of its own in this place, and collect tokens.
         name = b"_tenantry_" + secrets.token_hex(16).encode()
-        self.pgconn.send_prepare(name, BIND)
+        self.pgconn.send_prepare(name, _BIND_SAME)
         self.pgconn.send_query_params(_NAMES_ARE_OPEN, None)
-        self.pgconn.send_query_prepared(name, [token])
+        self.pgconn.send_query_prepared(name, [token, same])
         return name
 
     def _note_prepared(self, name: bytes | None, done: list[Any]) -> None:
@@ -280,10 +295,9 @@ class BoundConnectionMixin(_Base):
         """Inside ``connection.pipeline()``: psycopg sends and reads."""
         pipeline = self._pipeline
         assert pipeline is not None
-        assert self._mint is not None
         self._check_connection_ok()
         self.unproven = True
-        token = self._mint(self.pgconn.backend_pid).encode()
+        token, _ = self._proof()
         pipeline.command_queue.append(partial(self.pgconn.send_query_params, begin, None))
         pipeline.command_queue.append(partial(self.pgconn.send_query_params, BIND, [token]))
         pipeline.result_queue.extend((None, None))

@@ -220,7 +220,7 @@ class Passage:
         self._attempts: Attempts | None = None
         self._place: Place | None = place
         self.conn: BoundConnection = place.item
-        self.conn.bind_to(route.mint, route.guard)
+        self.conn.bind_to(route.mint, route.guard, route.tenant.code)
         self.conn.again = self._again
         self.conn.begin_late()
         self.block = Transaction(self.conn)
@@ -264,6 +264,6 @@ class Passage:
         conn = self.conn
         conn.adopt(place.item)
         place.item, self._place, self.block.pgconn = conn, place, conn.pgconn
-        conn.bind_to(self._route.mint, self._route.guard)
+        conn.bind_to(self._route.mint, self._route.guard, self._route.tenant.code)
         with conn.lock:
             conn.wait(conn.begin_due())

@@ -119,9 +119,11 @@ ALTER OPERATOR tenantry.{{name}} ({{left}}, {{right}}) OWNER TO tenantry_sec;
 
 -- bind_v1 --
 -- Verify a token and bind its tenant to this transaction. It must be the first statement.
+-- "same" says that nobody but this tenant has used the backend since it was last looked through: the caller knows, and
+-- whoever says so wrongly harms only those whose tokens he has. Behind a pooler nobody knows.
 -- No SET clause: it has to leave search_path set for the transaction. So every name and operator here is qualified, and
 -- no part of the token is cast before the code over all of it has been found right.
-CREATE OR REPLACE FUNCTION tenantry.bind_v1(token text) RETURNS bigint
+CREATE OR REPLACE FUNCTION tenantry.bind_v1(token text, same boolean DEFAULT false) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE AS $$
 DECLARE
   ok boolean;
@@ -141,8 +143,9 @@ BEGIN
          r.epoch, r.state, r.schema, p.limits,
          -- What SQL in an earlier transaction may have left on this pooled backend. Prepared statements that drivers
          -- make by the protocol have from_sql = false and pass.
-         EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() s WHERE s.from_sql)
-         OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable)
+         CASE WHEN same THEN false ELSE
+           EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() s WHERE s.from_sql)
+           OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable) END
          OR pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
          OR pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
     INTO ok, resident_epoch, resident_state, resident_schema, limits, dirty
@@ -185,17 +188,20 @@ BEGIN
                 ' isolation that SQL has left behind',
       HINT = 'Discard this connection.';
   END IF;
-  -- What the last tenant could still predict, read or hear.
-  DISCARD SEQUENCES;
-  UNLISTEN *;
-  setting := pg_catalog.concat(pg_catalog.setseed(
-    pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)::float8
-      OPERATOR(pg_catalog./) 9223372036854775808::float8));
+  IF same IS NOT TRUE THEN  -- what the last tenant could still predict, read or hear
+    DISCARD SEQUENCES;
+    UNLISTEN *;
+    setting := pg_catalog.concat(pg_catalog.setseed(
+      pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)::float8
+        OPERATOR(pg_catalog./) 9223372036854775808::float8));
+  END IF;
   setting := pg_catalog.set_config('search_path',
                                    pg_catalog.concat(pg_catalog.quote_ident(resident_schema), ', pg_temp'), true);
-  FOR n IN 1 .. coalesce(pg_catalog.cardinality(limits), 0) BY 2 LOOP
-    setting := pg_catalog.set_config(limits[n], limits[n OPERATOR(pg_catalog.+) 1], true);
-  END LOOP;
+  IF limits IS NOT NULL THEN
+    FOR n IN 1 .. pg_catalog.cardinality(limits) BY 2 LOOP
+      setting := pg_catalog.set_config(limits[n], limits[n OPERATOR(pg_catalog.+) 1], true);
+    END LOOP;
+  END IF;
   setting := tenantry_priv.seal_v1(code);
   IF pg_catalog.split_part(token, '.', 6) OPERATOR(pg_catalog.=) 'ro' THEN
     setting := pg_catalog.set_config('transaction_read_only', 'on', true);
