@@ -141,13 +141,15 @@ def test_rows_stay_for_as_long_as_the_ini_file_says(example: pytest.Pytester) ->
         ("tenantry_template = orm", "template 'orm' has no known form"),
         ("tenantry_key_type = colour", "'colour' is not a type of keys"),
         ("tenantry_dsn = postgresql://nobody@127.0.0.1:1/x", "can't connect"),
-        ("tenantry_dsn = ://", "the DSN can't be parsed"),
+        ("tenantry_dsn = ://", "tenantry_dsn or TENANTRY_TEST_DSN: the DSN can't be parsed"),
+        ("tenantry_dsn = ://\ntenantry_environment = true", "the DSN can't be parsed"),
+        ("tenantry_reset = monthly", "tenantry_reset = 'monthly' is not 'test', 'module' or 'never'"),
     ],
 )
 def test_a_wrong_line_in_the_ini_file_is_named(example: pytest.Pytester, line: str, error: str) -> None:
     example.path.joinpath("pytest.ini").write_text(f"[pytest]\nasyncio_default_fixture_loop_scope = function\n{line}\n")
     example.path.joinpath("conftest.py").unlink()
-    example.path.joinpath("test_one.py").write_text("def test_one(tenantry_settings): pass\n")
+    example.path.joinpath("test_one.py").write_text("def test_one(tenantry_settings): pass\ndef test_two(): pass\n")
     result = run(example, "test_one.py")
     assert result.ret != 0
     assert error in result.stdout.str() + result.stderr.str()

@@ -26,6 +26,7 @@ from tenantry.testing.inspect import identifier, read
 from tenantry.testing.look import Look
 from tenantry.testing.report import Leak, Report, Unchecked, counted
 from tenantry.testing.secrets import Secrets, texts
+from tenantry.testing.sight import Sight
 
 _SHOWN = 3
 
@@ -132,7 +133,7 @@ class AssertNoLeak:
             with self._router.transaction(viewer.tenant) as conn:
                 settings = self.house.control_settings
                 column = self.house.house.tenant_column
-                Look(viewer, other, conn, column, settings.shared_tables, self.secrets, report).all()
+                Look(Sight(viewer, other, conn, column, settings.shared_tables, self.secrets, report)).all()
             self._as_nobody(viewer, report)
             self._in_the_others_database(viewer, other, report)
         self._note_emptiness(homes, unfilled, report)

@@ -83,7 +83,7 @@ class HouseUnderTest:
             options: as of ``tenantry.service.tenant.create``: name, key, plan.
 
         Raises:
-            InvalidInput, Conflict: as that function; also if the tenant is there at another level.
+            InvalidInput, Conflict: as that function; also if the tenant is there with other values.
         """
         found = self._tenants.get(slug)
         if found is None:
@@ -94,8 +94,14 @@ class HouseUnderTest:
 
             found = self._tenants[slug] = run_apart(work)
         assert found.placement is not None
-        if isolation is not None and found.placement.isolation != isolation:
-            raise Conflict(f"{slug!r} is there as {found.placement.isolation}", hint="choose another slug")
+        asked = {"isolation": isolation, "plan": None, "name": None, "key": None, **options}
+        there = {
+            **{name: getattr(found, name) for name in asked if name != "isolation"},
+            "isolation": found.placement.isolation,
+        }
+        for name, value in asked.items():
+            if value is not None and value != there[name]:
+                raise Conflict(f"{slug!r} is there with {name} {there[name]}", hint="choose another slug")
         return found
 
     def two_tenants(self, isolation: Isolation | str | Sequence[Isolation | str]) -> TwoTenants:

@@ -53,15 +53,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """A conftest may import the application, and that makes its router."""
+    if early_config.getini("tenantry_environment"):
+        dsn = _plan(early_config).library_dsn
+        wanted = {"TENANTRY_CATALOG": dsn, "TENANTRY_CONTROL": dsn}
+        early_config.stash[_BEFORE] = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     if config.pluginmanager.hasplugin("asyncio"):
         config.pluginmanager.register(_import_asyncio_fixtures(), "tenantry-asyncio")
-    if config.getini("tenantry_environment"):
-        dsn = _plan(config).library_dsn
-        wanted = {"TENANTRY_CATALOG": dsn, "TENANTRY_CONTROL": dsn}
-        config.stash[_BEFORE] = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -96,11 +101,15 @@ def _is_over(item: pytest.Item, nextitem: pytest.Item) -> bool:
 
 
 def _plan(config: pytest.Config) -> Any:
+    from tenantry.errors import TenantryError
     from tenantry.testing.server import ServerPlan
 
     if _PLAN not in config.stash:
         dsn = os.environ.get("TENANTRY_TEST_DSN") or config.getini("tenantry_dsn")
-        config.stash[_PLAN] = ServerPlan.make(dsn or None)
+        try:
+            config.stash[_PLAN] = ServerPlan.make(dsn or None)
+        except TenantryError as error:
+            raise pytest.UsageError(f"tenantry_dsn or TENANTRY_TEST_DSN: {error}; {error.hint}") from None
     return config.stash[_PLAN]
 
 

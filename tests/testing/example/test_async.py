@@ -80,8 +80,8 @@ def test_three_levels(request: Any) -> None:
 def test_a_tenant_more(tenantry_house: Any, tenantry_router: Any) -> None:
     from tenantry.errors import Conflict
 
-    made = tenantry_house.create("initech", plan="business", isolation="pooled")
-    assert tenantry_house.create("initech") is made
-    assert tenantry_router.find("initech").plan == "business"
-    with pytest.raises(Conflict, match="is there as pooled"):
-        tenantry_house.create("initech", isolation="schema")
+    made = tenantry_house.create("umbrella", plan="business", isolation="pooled")
+    assert tenantry_house.create("umbrella") is made
+    assert tenantry_router.find("umbrella").plan == "business"
+    with pytest.raises(Conflict, match="is there with isolation pooled"):
+        tenantry_house.create("umbrella", isolation="schema")

@@ -101,12 +101,12 @@ FAULTS = {
             " GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO tenantry_app"
         ),
         "DROP TABLE notes; DROP INDEX lone",
-        r"notes: bound to acme, a row refers to a row of globex by notes_customer_fkey",
+        r"notes: a row refers to a row of globex by notes_customer_fkey",
     ),
     "TRUNCATE": (
         "GRANT TRUNCATE ON orders TO tenantry_app",
         "REVOKE TRUNCATE ON orders FROM tenantry_app",
-        r"orders: acme may TRUNCATE it[\s\S]*do: 'tenantry perimeter apply' closes it",
+        r"orders: bound to acme, TRUNCATE deletes[\s\S]*do: 'tenantry perimeter apply' closes it",
     ),
     "a trigger that writes for another": (
         (
