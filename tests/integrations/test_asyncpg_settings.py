@@ -138,6 +138,41 @@ async def test_other_schemas_are_added_to_the_search_path_at_the_head_of_each_tr
             assert await conn.fetchval("SELECT current_schema()") == tenant.placement.schema
 
 
+async def test_what_init_sets_with_set_holds_for_every_transaction(narrow: AsyncRouter) -> None:
+    """As libraries do that know nothing of bindings, which clear what was set with SET."""
+    made = []
+
+    async def init(conn: Any) -> None:
+        made.append(conn)
+        await conn.execute("SET timezone = 'Europe/Berlin'; SET application_name = 'a \\b'")
+        await conn.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        await conn.execute(
+            "SELECT set_config('DateStyle', 'SQL, DMY', false), set_config('statement_timeout', '9s', false)"
+        )
+
+    pool = create_pool(narrow, init=init, server_settings={"options": "-c geqo=off"})
+    for slug in SLUGS * 2:
+        async with narrow.tenant_scope(slug), pool.transaction() as conn:
+            assert tuple(await conn.fetchrow(ZONE)) == BERLIN
+            names = ("transaction_isolation", "application_name", "datestyle", "geqo")
+            shown = [await conn.fetchval(f"SHOW {name}") for name in names]
+            assert shown == ["serializable", "a \\b", "SQL, DMY", "off"]
+    assert len(made) == 2 + 1, "the first connection was made twice"
+
+
+async def test_a_search_path_that_init_sets_is_not_silently_ignored(
+    narrow: AsyncRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def init(conn: Any) -> None:
+        await conn.execute("SET search_path = extensions")
+
+    pool = create_pool(narrow, init=init)
+    async with narrow.tenant_scope("schema-a") as tenant, pool.transaction() as conn:
+        assert tenant.placement
+        assert await conn.fetchval("SHOW search_path") == f"{tenant.placement.schema}, pg_temp"
+    assert "search_path" in caplog.text
+
+
 @pytest.mark.parametrize("hook", ["init", "setup"])
 async def test_a_hook_that_fails_leaves_no_connection_behind(narrow: AsyncRouter, hook: str) -> None:
     async def fail(conn: Any) -> None:
@@ -241,7 +276,7 @@ def test_a_dsn_that_asks_for_what_asyncpg_can_not_do_is_refused(asks: str) -> No
 
 def test_settings_are_added_and_options_are_kept() -> None:
     first = {"options": "-c a=1", "application_name": "tenantry"}
-    assert merge_settings(first, None) == first
+    assert merge_settings(first, {}) == first
     assert merge_settings(first, {"options": "-c b=2", "timezone": "UTC"}) == {
         "options": "-c a=1 -c b=2",
         "application_name": "tenantry",

@@ -32,6 +32,7 @@ from tenantry.routing.asyncpg import Hook, connect_asyncpg, drop_asyncpg
 from tenantry.routing.core import Attempts, Target, admitted
 from tenantry.routing.ledger import Key, Place
 from tenantry.routing.router_async import AsyncRouter
+from tenantry.routing.sessions import Learned
 from tenantry.routing.waiting import take_async
 
 __all__ = ["Pool", "create_pool"]
@@ -66,7 +67,8 @@ def create_pool(
 
     Args:
         router: finds the tenants; its connections and the pool's are under one budget.
-        init: called once with each new connection, outside of any transaction: for codecs and listeners.
+        init: called once with each new connection, outside of any transaction: for codecs and listeners. What it sets
+            with SET holds for all transactions, except for the search path.
         setup: called at the head of each transaction, which it may prepare further.
         server_settings: parameters for all sessions, such as ``timezone``.
         isolation: of transactions that don't say another.
@@ -106,6 +108,7 @@ class Pool:
         self._init = init
         self._setup = setup
         self._server_settings = server_settings
+        self._learned = Learned()
         self._isolation = isolation
         self._options = dict(options)
         if router.settings.pooler:
@@ -197,6 +200,7 @@ class Pool:
                     home=home,
                     pooler=self.router.settings.pooler,
                     init=self._init,
+                    learned=self._learned,
                     server_settings=self._server_settings,
                     **self._options,
                 )

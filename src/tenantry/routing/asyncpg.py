@@ -15,6 +15,7 @@ from tenantry.errors import InvalidInput
 from tenantry.perimeter.asyncpg import AsyncpgConnection
 from tenantry.postgres.connect import parse_dsn
 from tenantry.routing.core import Target, unreachable
+from tenantry.routing.sessions import CHANGED, Learned
 
 Hook = Callable[[Any], Awaitable[object]]
 """Is given a connection."""
@@ -35,10 +36,11 @@ _HARMLESS = {"channel_binding": ("prefer", "disable"), "gssencmode": ("prefer", 
 async def connect_asyncpg(
     target: Target,
     *,
-    seconds: float,
     home: str,
+    seconds: float,
     pooler: bool = False,
     init: Hook | None = None,
+    learned: Learned | None = None,
     server_settings: Mapping[str, str] | None = None,
     **options: Any,
 ) -> AsyncpgConnection:
@@ -46,10 +48,11 @@ async def connect_asyncpg(
 
     Args:
         target: where to.
-        seconds: how long to wait for the server.
         home: the schema of a tenant there.
+        seconds: how long to wait for the server.
         pooler: a transaction-level pooler stands between.
         init: is called with the new connection.
+        learned: what ``init`` has set on earlier connections.
         server_settings: parameters of the session, which no binding clears.
         options: as of ``asyncpg.connect``.
 
@@ -57,25 +60,43 @@ async def connect_asyncpg(
         ServerUnreachable: the server does not answer, or refuses the login.
         InvalidInput: the DSN asks for what asyncpg can't do.
     """
-    url, settings = _translated(target)
+    learned = learned or Learned()
+
+    async def start() -> AsyncpgConnection:
+        settings = merge_settings(server_settings or {}, learned.settings)
+        conn: AsyncpgConnection = await _open(target, settings, seconds, options)
+        try:
+            await conn.ready(pooler=pooler, home=home)
+            if init is not None:
+                await init(conn)
+        except BaseException:
+            conn.terminate()
+            raise
+        return conn
+
+    conn = await start()
     try:
-        conn: AsyncpgConnection = await asyncpg.connect(
+        if init is None or pooler or not learned.learn(await conn.fetch(CHANGED)):
+            return conn
+    except BaseException:
+        conn.terminate()
+        raise
+    conn.terminate()
+    return await start()
+
+
+async def _open(target: Target, settings: Mapping[str, str], seconds: float, options: dict[str, Any]) -> Any:
+    url, sent = _translated(target)
+    try:
+        return await asyncpg.connect(
             url,
             timeout=seconds,
             connection_class=AsyncpgConnection,
-            server_settings=merge_settings(settings, server_settings),
+            server_settings=merge_settings(sent, settings),
             **options,
         )
     except (OSError, asyncpg.PostgresError) as error:
         raise unreachable(target, error) from error
-    try:
-        await conn.ready(pooler=pooler, home=home)
-        if init is not None:
-            await init(conn)
-    except BaseException:
-        conn.terminate()
-        raise
-    return conn
 
 
 def drop_asyncpg(conn: AsyncpgConnection) -> None:
@@ -90,10 +111,10 @@ def drop_asyncpg(conn: AsyncpgConnection) -> None:
         loop.call_soon_threadsafe(conn.terminate)
 
 
-def merge_settings(first: Mapping[str, str], second: Mapping[str, str] | None) -> dict[str, str]:
+def merge_settings(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
     """Parameters of a session; the second ones win. ``options`` of both are kept."""
-    merged = {**first, **(second or {})}
-    if "options" in first and "options" in (second or {}):
+    merged = {**first, **second}
+    if "options" in first and "options" in second:
         merged["options"] = f"{first['options']} {merged['options']}"
     return merged
 

@@ -15,9 +15,9 @@ from sqlalchemy.util import LRUCache, await_
 
 from tenantry.errors import TenantryError
 from tenantry.integrations.sqlalchemy.dialect import RoutedDialect, RoutedExecution
-from tenantry.integrations.sqlalchemy.pool import AsyncRoutedPool, Record, going
+from tenantry.integrations.sqlalchemy.pool import AsyncRoutedPool, Record, going, learned
 from tenantry.perimeter.asyncpg import AsyncpgConnection, HomeCache, is_local
-from tenantry.routing.asyncpg import connect_asyncpg, drop_asyncpg
+from tenantry.routing.asyncpg import connect_asyncpg, drop_asyncpg, merge_settings
 from tenantry.routing.core import Route, admitted
 from tenantry.settings import Settings
 
@@ -51,7 +51,9 @@ class AsyncpgDialect(RoutedDialect, PGDialect_asyncpg):
             ServerUnreachable: the server does not answer.
         """
         route = going()
-        connect = partial(connect_asyncpg, route.target, home=admitted(route.tenant).schema)
+        settings = merge_settings(options.pop("server_settings", None) or {}, learned())
+        home = admitted(route.tenant).schema
+        connect = partial(connect_asyncpg, route.target, home=home, server_settings=settings)
         adapted = self.loaded_dbapi.connect(async_creator_fn=connect, **options)
         known = adapted._prepared_statement_cache
         if known is not None:

@@ -18,8 +18,9 @@ from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.exc import ResourceClosedError
 
 from tenantry.errors import InvalidInput, TenantryError
-from tenantry.integrations.sqlalchemy.pool import Record, destination
+from tenantry.integrations.sqlalchemy.pool import Record, destination, learned
 from tenantry.routing.core import unreachable
+from tenantry.routing.sessions import start_options
 from tenantry.routing.waiting import connect, connect_async
 
 DRIVER = "tenantry"
@@ -101,8 +102,9 @@ class TenantDialect(RoutedDialect, PGDialect_psycopg):
         Raises:
             ServerUnreachable: the server does not answer.
         """
+        dsn = destination().dsn
         try:
-            return self._open(destination().dsn, options)
+            return self._open(dsn, start_options(dsn, options, learned()))
         except psycopg.OperationalError as error:
             raise unreachable(destination(), error) from error
 

@@ -6,6 +6,7 @@ affair. The places come from the router's ledger, so an engine and its router sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -23,20 +24,33 @@ from tenantry.routing.core import Attempts, Route, Target
 from tenantry.routing.ledger import Key, Place
 from tenantry.routing.pools import Pools
 from tenantry.routing.pools_async import AsyncPools
+from tenantry.routing.sessions import CHANGED, Learned
 from tenantry.routing.waiting import take, take_async
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import _ConnectionFairy
 
 
-_going: ContextVar[Route | None] = ContextVar("tenantry_going", default=None)
+_going: ContextVar[tuple[Route, Learned] | None] = ContextVar("tenantry_going", default=None)
+
+_SEEN = "tenantry.seen"
+_OWN_LISTENERS = ("sqlalchemy.engine.create", "sqlalchemy.engine.default", "sqlalchemy.util.langhelpers")
 
 
 def going() -> Route:
     """The way of the connection that is being made."""
-    route = _going.get()
-    assert route is not None, "a connection is made by a pool's connect()"
-    return route
+    return _present()[0]
+
+
+def learned() -> Mapping[str, str]:
+    """The parameters that the connection being made starts with."""
+    return _present()[1].settings
+
+
+def _present() -> tuple[Route, Learned]:
+    present = _going.get()
+    assert present is not None, "a connection is made by a pool's connect()"
+    return present
 
 
 def destination() -> Target:
@@ -92,6 +106,7 @@ class RoutedPool(Pool):
         super().__init__(creator, **options)
         self.router = router
         self.predicate = predicate
+        self._learned = Learned()
         self._house: House | None = None
         self._retired = False
 
@@ -115,7 +130,7 @@ class RoutedPool(Pool):
         route: Route = self.router.route(tenant, scope.mode, self._fleet())
         attempts: Attempts | None = None
         while True:
-            going = _going.set(route)
+            token = _going.set((route, self._learned))
             try:
                 proxied = super().connect()
             except ServerUnreachable as error:
@@ -125,7 +140,7 @@ class RoutedPool(Pool):
                 self._bind(proxied, route)
                 return proxied
             finally:
-                _going.reset(going)
+                _going.reset(token)
 
     def begin(self, fairy: _ConnectionFairy, record: Record, failed: Exception | None = None) -> None:
         """Begin a transaction and bind it, with the first statement, or at once where that has failed.
@@ -213,6 +228,9 @@ class RoutedPool(Pool):
     def _bind(self, proxied: PoolProxiedConnection, route: Route) -> None:
         fairy = cast("_ConnectionFairy", proxied)
         try:
+            record = cast(Record, fairy._connection_record)
+            if not record.info.setdefault(_SEEN, False):
+                self._learn(fairy, record, route)
             driver: Any = fairy.driver_connection
             if self._is_in_transaction(driver):  # a listener to "checkout" ran a statement
                 self._dialect.do_rollback(fairy)
@@ -220,18 +238,35 @@ class RoutedPool(Pool):
         except BaseException:
             fairy.invalidate()
             raise
-        cast(Record, fairy._connection_record).route = route
+        record.route = route
 
-    def _replace(self, fairy: _ConnectionFairy, record: Record, route: Route, options: _Options) -> None:
-        """Give a record another connection, with the options that were set on the first one."""
-        record.invalidate()
-        going = _going.set(route)
+    def _learn(self, fairy: _ConnectionFairy, record: Record, route: Route) -> None:
+        """Let a parameter hold that the application's listeners have set on a new connection."""
+        listeners = [each for each in self.dispatch.connect if getattr(each, "__module__", "") not in _OWN_LISTENERS]
+        if listeners and not self.router.settings.pooler:
+            cursor = record.dbapi_connection.cursor()  # type: ignore[union-attr]
+            cursor.execute(CHANGED)
+            rows = cursor.fetchall()
+            cursor.close()
+            self._dialect.do_rollback(fairy)
+            if self._learned.learn(rows):
+                record.invalidate()
+                self._reconnect(fairy, record, route)
+        record.info[_SEEN] = True
+
+    def _reconnect(self, fairy: _ConnectionFairy, record: Record, route: Route) -> None:
+        token = _going.set((route, self._learned))
         try:
             if record.place is None or record.place.key.target != route.target:
                 self._move(record, route.target)
             fairy.dbapi_connection = record.get_connection()
         finally:
-            _going.reset(going)
+            _going.reset(token)
+
+    def _replace(self, fairy: _ConnectionFairy, record: Record, route: Route, options: _Options) -> None:
+        """Give a record another connection, with the options that were set on the first one."""
+        record.invalidate()
+        self._reconnect(fairy, record, route)
         for name, value in options.driver.items():
             self._set(record, name, value)
         self._bind_to(record.driver_connection, route)
