@@ -66,6 +66,13 @@ async def test_the_code_of_a_page_runs_from_top_to_bottom(settings: House, page:
     await emptied(names)
 
 
+async def test_the_code_of_the_page_about_asyncpg_runs_from_top_to_bottom(settings: House) -> None:
+    names = await run("asyncpg.md")
+    async with names["router"].tenant_scope("acme"), names["router"].transaction() as conn:
+        await conn.execute("DELETE FROM orders")
+    await names["router"].close()
+
+
 @pytest.mark.parametrize("which", ["app", "wrapped"])
 async def test_the_application_on_the_page_about_fastapi_serves_its_tenants(settings: House, which: str) -> None:
     names = await run("fastapi.md")
