@@ -455,6 +455,7 @@ def test_i020_log(wall: Wall, attacker: Attacker) -> None:
     admin = wall.admin()
     admin.execute(f"ALTER DATABASE {wall.a.database} SET log_statement = 'all'")
     admin.execute(f"ALTER DATABASE {wall.a.database} SET log_min_duration_statement = 0")
+    admin.execute(f"ALTER DATABASE {wall.a.database} SET log_parameter_max_length = -1")
     try:
         token = wall.mint(wall.a)
         victim = wall.bound()

@@ -48,7 +48,7 @@ def managed() -> Iterator[House]:
 @pytest.mark.parametrize("level", ["pooled", "schema", "database"])
 def test_a_worker_that_wakes_up_too_late_changes_nothing(managed: House, workers: Workers, level: str) -> None:
     slug = f"late-{level}"
-    for number in range(20, 200, 17):
+    for number in range(20, 400, 17):
         sleeper = workers.run(managed, "create", slug, isolation=level, statement=(number, "stop"))
         if not sleeper.stopped:
             break

@@ -9,6 +9,7 @@ from tenantry.operations.steps import Kind, Step, Work
 from tenantry.perimeter.apply import apply_server
 from tenantry.placements import database, pooled
 from tenantry.placements.space import Space
+from tenantry.postgres.discretion import verifier
 
 
 async def _roles(work: Work) -> None:
@@ -17,8 +18,9 @@ async def _roles(work: Work) -> None:
     async with work.estate.root(shard.name) as conn:
         await apply_server(conn, shard.binding, (await work.store.fetch("house_id"))[0]["id"])
         for login in await work.store.fetch("credentials", (shard.name,)):
+            secret = verifier(conn, login["role"], login["password"])
             query = sql.SQL("ALTER ROLE {} PASSWORD {}")
-            await conn.execute(query.format(sql.Identifier(login["role"]), sql.Literal(login["password"])))
+            await conn.execute(query.format(sql.Identifier(login["role"]), sql.Literal(secret)))
 
 
 async def _space(work: Work) -> Space:

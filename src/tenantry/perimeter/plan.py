@@ -43,7 +43,14 @@ _ROLES = {
 }
 _FLAGS = ("login", "superuser", "bypassrls", "createrole", "createdb", "replication", "inherit")
 _MEMBERS = {(ADMIN, OWNER)}
-OPERATOR_SETTING = "default_transaction_read_only=on"
+_LOGGED = ("log_parameter_max_length", "log_parameter_max_length_on_error")
+_FOR_SUPERUSERS = _LOGGED[0]
+
+_ROLE_SETTINGS = {(OPERATOR, "default_transaction_read_only", "on"): "reads only unless told otherwise"} | {
+    (role, parameter, "0"): "tokens and the values of tenants must not get into the server's log"
+    for role in (APP, OPERATOR, ADMIN)
+    for parameter in _LOGGED
+}
 SEAL = "backtrace_functions"
 """The parameter that holds the bound tenant in sealed mode: anybody may read it, and only the binder may set it."""
 
@@ -88,17 +95,17 @@ def _plan_members(facts: ServerFacts) -> Iterable[Change]:
 
 
 def _plan_role_settings(facts: ServerFacts) -> Iterable[Change]:
-    has_read_only = False
+    standing = set()
     for row in facts.role_settings:
         for setting in row["settings"]:
-            name = setting.partition("=")[0]
-            if row["role"] == OPERATOR and setting == OPERATOR_SETTING and not row["database"]:
-                has_read_only = True
+            name, _, value = setting.partition("=")
+            if (row["role"], name, value) in _ROLE_SETTINGS and not row["database"]:
+                standing.add((row["role"], name, value))
             elif row["role"] in (APP, OPERATOR) or name == SEAL:
                 yield Change(row["role"] or "all roles", f"has the persistent setting {name}", _reset(row, name))
-    if not has_read_only:
-        sql = f"ALTER ROLE {OPERATOR} SET default_transaction_read_only = on;"
-        yield Change(OPERATOR, "reads only unless told otherwise", sql)
+    for role, name, value in sorted(_ROLE_SETTINGS.keys() - standing):
+        if facts.server["superuser"] or name != _FOR_SUPERUSERS:
+            yield Change(role, _ROLE_SETTINGS[role, name, value], f"ALTER ROLE {role} SET {name} = {value};")
 
 
 def _reset(row: Row, name: str) -> str:

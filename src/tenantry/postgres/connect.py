@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tenantry.errors import InvalidInput, ServerUnreachable, ServerUnsuitable
+from tenantry.postgres.discretion import NO_PARAMETERS
 from tenantry.postgres.versions import OLDEST_MAJOR, is_supported, shown_version
 
 APPLICATION_NAME = "tenantry"
@@ -62,7 +63,8 @@ async def connect(dsn: str, *, seconds: float = 5.0, autocommit: bool = True, **
         raise _unreachable(conninfo, error) from None
     try:
         check_version(conn, conninfo)
-    except ServerUnsuitable:
+        await conn.execute(NO_PARAMETERS)
+    except BaseException:
         await conn.close()
         raise
     return conn
@@ -77,7 +79,8 @@ def connect_sync(dsn: str, *, seconds: float = 5.0, autocommit: bool = True, **c
         raise _unreachable(conninfo, error) from None
     try:
         check_version(conn, conninfo)
-    except ServerUnsuitable:
+        conn.execute(NO_PARAMETERS)
+    except BaseException:
         conn.close()
         raise
     return conn

@@ -11,6 +11,7 @@ from psycopg.rows import AsyncRowFactory, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from tenantry.postgres.connect import merge_dsn
+from tenantry.postgres.discretion import NO_PARAMETERS
 
 _BELIEVED_SECONDS = 0.1  # no server restarts in less
 
@@ -52,6 +53,7 @@ def make_pool(
         max_size=size,
         timeout=seconds,
         reconnect_timeout=seconds,  # else it tries less and less often, and the next try is minutes away
+        configure=_configure,
         check=_check,
         reset=_reset,
         open=False,
@@ -64,6 +66,10 @@ async def purge(pool: Pool, conn: PooledConnection) -> bool:
         return False
     await pool.check()
     return True
+
+
+async def _configure(conn: PooledConnection) -> None:
+    await conn.execute(NO_PARAMETERS)
 
 
 async def _check(conn: PooledConnection) -> None:

@@ -20,6 +20,7 @@ from tenantry.perimeter.token import KEY_BYTES
 from tenantry.placements.levels import new_space
 from tenantry.placements.space import Space
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
+from tenantry.postgres.discretion import verifier
 from tenantry.service import key as keys
 from tenantry.service.control import Control
 
@@ -131,7 +132,8 @@ async def _login(control: Control) -> str | None:
         password = token_urlsafe(24)
         if found is None:
             query = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}")
-            await conn.execute(query.format(sql.Identifier(LOGIN), sql.Literal(password), sql.Identifier(LIBRARY)))
+            secret = sql.Literal(verifier(conn, LOGIN, password))
+            await conn.execute(query.format(sql.Identifier(LOGIN), secret, sql.Identifier(LIBRARY)))
         await conn.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(LIBRARY)))
     return None if found is not None else merge_dsn(control.store.dsn, user=LOGIN, password=password)
 
@@ -140,7 +142,8 @@ async def renew_login(control: Control) -> str:
     """Give the application's login to the catalog a new password, and return its DSN. The old one is refused."""
     password = token_urlsafe(24)
     async with control.store.connection() as conn:
-        query = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(LOGIN), sql.Literal(password))
+        secret = sql.Literal(verifier(conn, LOGIN, password))
+        query = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(LOGIN), secret)
         await conn.execute(query)
     await control.audit("login renew", LOGIN)
     return merge_dsn(control.store.dsn, user=LOGIN, password=password)

@@ -19,6 +19,7 @@ from tenantry.errors import InvalidInput
 from tenantry.model import KeyType, shown
 from tenantry.placements.template import parse_template
 from tenantry.postgres.connect import connect_sync, parse_dsn
+from tenantry.postgres.discretion import verifier
 from tenantry.service import house as houses
 from tenantry.service import shard as shards
 from tenantry.service.control import Control
@@ -125,4 +126,5 @@ def _set_password(server: ServerUnderTest) -> None:
     login = parse_dsn(server.library_dsn)
     query = sql.SQL("ALTER ROLE {} PASSWORD {}")
     with connect_sync(server.dsn("postgres")) as conn:
-        conn.execute(query.format(sql.Identifier(login["user"]), sql.Literal(login["password"])))
+        secret = verifier(conn, login["user"], login["password"])
+        conn.execute(query.format(sql.Identifier(login["user"]), sql.Literal(secret)))
