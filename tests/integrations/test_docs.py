@@ -5,18 +5,23 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from tenantry import Router
 from tenantry.errors import TenantryError
 from tenantry.resolve.problem import as_problem
 from tests.fixtures.house import House, MakeHouse
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "howto"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^```python title=\"jobs.py\"\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.anyio
 
@@ -30,11 +35,15 @@ def furnished(make_house: MakeHouse) -> House:
 
 
 @pytest.fixture
-def settings(furnished: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> House:
+def settings(furnished: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[House]:
     """As on a developer's machine: the catalog is in the environment, and the tables are empty."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TENANTRY_CATALOG", furnished.settings.catalog_dsn)
-    return furnished
+    yield furnished
+    with Router(furnished.settings) as router:
+        for slug in furnished.tenants:
+            with router.tenant_scope(slug), router.transaction() as conn:
+                conn.execute("DELETE FROM orders")
 
 
 async def run(page: str) -> dict[str, Any]:
@@ -50,20 +59,24 @@ async def run(page: str) -> dict[str, Any]:
     return names
 
 
-async def emptied(names: dict[str, Any]) -> None:
-    """What a page has written, the next one does not expect."""
-    for slug in ("acme", "globex"):
-        with names["router"].tenant_scope(slug), names["router"].transaction() as conn:
-            conn.execute("DELETE FROM orders")
-    names["router"].close()
-
-
-@pytest.mark.parametrize("page", ["sqlalchemy.md", "psycopg.md", "scripts-and-jobs.md"])
+@pytest.mark.parametrize(
+    "page", ["sqlalchemy.md", "psycopg.md", "scripts-and-jobs.md", "celery.md", "threads-and-processes.md"]
+)
 async def test_the_code_of_a_page_runs_from_top_to_bottom(settings: House, page: str) -> None:
     names = await run(page)
     if "engine" in names:
         names["engine"].dispose()
-    await emptied(names)
+    names["router"].close()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_the_script_on_the_page_about_processes_works_for_both_tenants(
+    settings: House, tmp_path: Path, method: str
+) -> None:
+    (script,) = FILE.findall((DOCS / "threads-and-processes.md").read_text("utf-8"))
+    (tmp_path / "jobs.py").write_text(script, "utf-8")
+    done = subprocess.run([sys.executable, "jobs.py", method], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "acme globex\n"), done.stderr
 
 
 async def test_the_code_of_the_page_about_asyncpg_runs_from_top_to_bottom(settings: House) -> None:
@@ -84,8 +97,6 @@ async def test_the_application_on_the_page_about_fastapi_serves_its_tenants(sett
         assert (await client.get("http://globex.example.com/orders")).json() == []
         assert (await client.get("http://acme.example.com/")).json() == "acme is on the plan free"
         assert (await client.get("http://nobody.example.com/")).status_code == 404
-        async with names["router"].tenant_scope("acme"), names["router"].transaction() as conn:
-            await conn.execute("DELETE FROM orders")
         await names["Session"].kw["bind"].dispose()
 
 
