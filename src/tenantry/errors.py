@@ -35,6 +35,7 @@ Each has a stable ``code`` (for programs), a message that says what was wrong, `
     │   └── PerimeterBroken
     ├── Unavailable                     503  exit 5
     │   ├── ServerUnreachable
+    │   │   └── ServerFull
     │   ├── ServerUnsuitable
     │   └── NoCapacity
     ├── OperationFailed                 500  exit 1
@@ -293,6 +294,13 @@ class ServerUnreachable(Unavailable):
 
     code = "server-unreachable"
     default_hint = "check host, port, user and password of the DSN, and that the server listens there"
+
+
+class ServerFull(ServerUnreachable):
+    """A PostgreSQL server, or a pooler, has no connection left. Routers wait for one before they say so."""
+
+    code = "server-full"
+    default_hint = "raise max_connections of the server, lower the setting pool_budget, or put a pooler between"
 
 
 class ServerUnsuitable(Unavailable):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tenantry.routing.core import Target
+from tenantry.routing.core import GROW_SECONDS, Target
 from tenantry.routing.ledger import Key, Ledger, Place, Waiter
 
 
@@ -293,3 +293,92 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
+
+
+# A server that has no connection left
+
+
+def test_after_a_refusal_a_server_is_asked_for_one_more_at_a_time() -> None:
+    setting = Setting(budget=10)
+    served = setting.take("a")
+    assert served
+    setting.ledger.give(served, keep=True)
+    again, refused = setting.take("a"), setting.take("a")
+    assert again is served
+    assert refused
+    setting.ledger.give(refused, keep=False)
+    assert not setting.ledger.hold_back(refused.key.target)  # one is not few for a database of ten
+    assert setting.take("a") is None
+    setting.clock.now = GROW_SECONDS
+    assert setting.take("a") is not None
+    assert setting.take("a") is None
+
+
+def test_a_refusal_does_not_let_the_next_who_waits_try_at_once() -> None:
+    setting = Setting(budget=10)
+    first, second = setting.take("a"), setting.take("a")
+    assert first
+    assert second
+    setting.ledger.give(first, keep=False)
+    assert setting.ledger.hold_back(first.key.target)
+    waiter = setting.wait("a")
+    setting.ledger.give(second, keep=False)
+    assert waiter.place is None
+    setting.clock.now = GROW_SECONDS
+    setting.ledger.retry(waiter)
+    assert waiter.place is not None
+
+
+def test_who_gives_up_lets_the_next_try() -> None:
+    setting = Setting(budget=10)
+    refused = setting.take("a")
+    assert refused
+    setting.ledger.give(refused, keep=False)
+    setting.ledger.hold_back(refused.key.target)
+    waiter = setting.wait("a")
+    setting.ledger.go_on(refused.key.target)
+    assert waiter.place is not None
+
+
+def test_it_grows_until_there_is_no_cap_any_more() -> None:
+    setting = Setting(budget=10)
+    refused = setting.take("a")
+    assert refused
+    setting.ledger.give(refused, keep=False)
+    setting.ledger.hold_back(refused.key.target)
+    taken = 0
+    for _ in range(10):
+        setting.clock.now += GROW_SECONDS
+        while setting.take("a"):
+            taken += 1
+    assert taken == 10
+
+
+def test_room_is_made_by_what_is_idle_and_by_a_quarter_of_the_rest() -> None:
+    setting = Setting(budget=10)
+    busy = [place for place in (setting.take("a") for _ in range(5)) if place]
+    for place in busy:
+        setting.ledger.give(place, keep=True)
+    busy = [place for place in (setting.take("a") for _ in range(4)) if place]
+    other = setting.take("b")
+    assert setting.ledger.idle == 1
+    setting.ledger.share(lambda target: target.database == "a")
+    assert (setting.ledger.idle, len(setting.ledger)) == (0, 5)
+    for place in busy:
+        setting.ledger.give(place, keep=True)
+    assert setting.ledger.idle == 3  # the fourth was closed
+    assert other
+    setting.ledger.give(other, keep=True)
+    assert setting.ledger.idle == 4
+
+
+def test_somebody_else_s_idle_connection_to_the_same_database_makes_room_if_the_server_has_none() -> None:
+    setting = Setting(budget=10)
+    mine = setting.take("a")
+    assert mine
+    setting.ledger.give(mine, keep=True)
+    setting.ledger.hold_back(mine.key.target)
+    theirs = Key(mine.key.target, "an engine")
+    place = setting.ledger.take(theirs, 10, Box.close)
+    assert place is not None
+    assert mine.item.closed

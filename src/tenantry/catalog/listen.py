@@ -6,7 +6,9 @@ import asyncio
 import logging
 import selectors
 import socket
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Thread
 
 import psycopg
@@ -19,6 +21,7 @@ log = logging.getLogger("tenantry.catalog")
 CHANNEL = "tenantry"
 _RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 _BEAT_SECONDS = 1.0
+_WORDS = 100
 
 
 class Listener:
@@ -43,9 +46,11 @@ class Listener:
         self._seconds = seconds
         self._heard = heard
         self._changed = changed
+        self._words: deque[str] = deque(maxlen=_WORDS)
         self._stop = Event()
         self._listening = Event()
         self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
         self._thread = Thread(target=self._run, name="tenantry-listen", daemon=True)
 
     def start(self) -> None:
@@ -64,6 +69,13 @@ class Listener:
     async def stop_async(self) -> None:
         """The same for tasks."""
         await asyncio.to_thread(self.stop)
+
+    def say(self, payload: str) -> None:
+        """Tell all who listen, in the background; nobody hears it while the connection is lost."""
+        if self._listening.is_set() and payload not in self._words:
+            self._words.append(payload)
+            with suppress(OSError):
+                self._waker.send(b"!")
 
     def wait(self, seconds: float) -> bool:
         """Wait until the connection listens; False if it does not within ``seconds``."""
@@ -97,6 +109,9 @@ class Listener:
             selector.register(conn, selectors.EVENT_READ)
             selector.register(self._wake, selectors.EVENT_READ)
             while not self._stop.is_set():
+                if self._words and not asked:
+                    _tell(conn, self._words.popleft())
+                    asked = True
                 if selector.select(self._seconds if asked else _BEAT_SECONDS):
                     asked = self._hear(conn, asked)
                 elif asked:
@@ -107,12 +122,19 @@ class Listener:
 
     def _hear(self, conn: psycopg.Connection, asked: bool) -> bool:
         """Take what has come; whether the last question is still open."""
+        with suppress(BlockingIOError):
+            self._wake.recv(_WORDS)
         conn.pgconn.consume_input()
         while asked and not conn.pgconn.is_busy():
             asked = conn.pgconn.get_result() is not None
         while notify := conn.pgconn.notifies():
             self._heard(notify.extra.decode(errors="replace"))
         return asked
+
+
+def _tell(conn: psycopg.Connection, payload: str) -> None:
+    conn.pgconn.send_query_params(b"SELECT pg_catalog.pg_notify($1, $2)", [CHANNEL.encode(), payload.encode()])
+    conn.pgconn.flush()
 
 
 def _ask(conn: psycopg.Connection) -> None:

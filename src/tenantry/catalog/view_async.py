@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from secrets import token_hex
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -35,6 +37,7 @@ _SQL = sqlfile.load("tenantry.catalog", "queries.sql")
 _POOL_SIZE = 4
 _MISSED_FLEET_SECONDS = 60.0
 _AWAY_SECONDS = 1.0
+_ROOM_SECONDS = 0.5
 
 
 class AsyncCatalogView:
@@ -45,6 +48,10 @@ class AsyncCatalogView:
         cache_size: how many tenants are kept.
         stale_seconds: how old a kept tenant may be while notifications are lost, seconds.
         connect_seconds: how long to wait for the catalog, seconds.
+
+    Attributes:
+        on_room_asked: is called with the name of a shard on which another process finds no connection left; in the
+            listener's thread, so it must not wait.
     """
 
     def __init__(
@@ -60,6 +67,9 @@ class AsyncCatalogView:
         self._news = 0  # how often the fleet has changed
         self._news_asked = self._news_known = -1  # at which of these it was last asked for, and read
         self._away_until = 0.0  # 0: the catalog answers
+        self._me = token_hex(4)
+        self._asked_for_room = -math.inf
+        self.on_room_asked: Callable[[str], None] | None = None
         self._opening = asyncio.Lock()
         in_child(self._in_child)
 
@@ -129,6 +139,13 @@ class AsyncCatalogView:
         if news >= self._news_known:
             self._fleet, self._news_known, self._fleet_at = found, news, time.monotonic()
         return found
+
+    def ask_for_room(self, shard: str) -> None:
+        """Let other processes know that this one finds no connection left on a shard; see ``on_room_asked``."""
+        now = time.monotonic()
+        if self._listener is not None and now - self._asked_for_room >= _ROOM_SECONDS:
+            self._asked_for_room = now
+            self._listener.say(f"room {shard} {self._me}")
 
     def forget_fleet(self) -> None:
         """Read the fleet again when it is asked for next."""
@@ -265,6 +282,10 @@ class AsyncCatalogView:
             self.cache.forget_absent()
         elif what == "fleet":
             self._news += 1
+        elif what == "room":
+            shard, _, who = which.partition(" ")
+            if who != self._me and self.on_room_asked is not None:
+                self.on_room_asked(shard)
         else:
             self.cache.clear()
             self._news += 1

@@ -152,11 +152,7 @@ class Estate:
         return await self._login(shard, role, database, await self.root_dsn(shard))
 
     async def application_dsn(self, shard: str, database: str) -> str:
-        """The DSN with which applications connect.
-
-        Raises:
-            ShardNotFound: there is no such shard, or it has no login for applications.
-        """
+        """The DSN with which applications connect, as :meth:`login_dsn`."""
         return await self._login(shard, APP, database, (await self.store.shard(shard)).dsn)
 
     async def _login(self, shard: str, role: str, database: str, where: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from tenantry.errors import (
     CrossedTenants,
     DirtyBackend,
     InvalidSettings,
+    ServerFull,
     ServerUnreachable,
     ShardNotFound,
     TenantDeleted,
@@ -45,8 +48,14 @@ application. What stands in the startup packet wins; the plan's limits come with
 OWN_DATABASE_CONNECTIONS = 4
 """The most connections of one process to a database that a tenant has for itself."""
 
+GROW_SECONDS = 0.1
+"""How often a process asks for one more connection of a server that had none left. Who was refused waits longer than
+that: so the last one who was refused is always one who tries again."""
+
 POOLER_SESSIONS = 200
 """How many sessions a pooler may have to one database; a dirty one is discarded by who meets it."""
+
+_PAUSES = 2 * GROW_SECONDS, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +167,8 @@ class RouterCore:
 
     def attempts(self, route: Route) -> Attempts:
         """For one transaction that has not begun yet."""
-        return Attempts(POOLER_SESSIONS if self.settings.pooler else route.target.size)
+        sessions = POOLER_SESSIONS if self.settings.pooler else route.target.size
+        return Attempts(sessions, self.settings.connect_seconds)
 
     def scope(self, tenant: Tenant | None, mode: Mode | None) -> Scope:
         """The scope that a transaction is for: the one given, or the current one.
@@ -193,10 +203,13 @@ class Attempts:
 
     Args:
         sessions: how many sessions of the server may be met; each may have been left dirty.
+        seconds: how long to wait for a server that has no connection left.
     """
 
-    def __init__(self, sessions: int) -> None:
+    def __init__(self, sessions: int, seconds: float) -> None:
         self._sessions = sessions
+        self._until = time.monotonic() + seconds
+        self._pause = _PAUSES[0]
         self._made: Counter[type[Exception]] = Counter()
 
     def allow(self, error: Exception, *, lost: bool) -> bool:
@@ -217,6 +230,18 @@ class Attempts:
                 most = 3 if lost else 0
         self._made[type(error)] += 1
         return self._made[type(error)] <= most
+
+    def pause(self) -> float | None:
+        """How long to wait before the next attempt to connect, seconds; None: no longer.
+
+        It grows, and is never the same twice: processes that were refused at one moment come back at different ones.
+        """
+        now = time.monotonic()
+        if now >= self._until:
+            return None
+        pause = self._pause * (0.75 + random.random() / 2)  # noqa: S311 - no secret
+        self._pause = min(self._pause * 2, _PAUSES[1])
+        return min(pause, self._until - now)
 
 
 def admitted(tenant: Tenant) -> Placement:
@@ -267,8 +292,13 @@ def unreachable(target: Target, error: Exception) -> ServerUnreachable:
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith("Is the server running")]
     reason = said[-1] if said else "no reason"
+    if any(words in reason for words in _FULL):
+        return ServerFull(f"the shard has no connection left: {reason}", where=target.name)
     hint = _POOLER if "unsupported startup parameter" in reason else None
     return ServerUnreachable(f"the shard does not answer: {reason}", where=target.name, hint=hint)
 
+
+_FULL = ("too many clients", "too many connections", "connection slots are reserved", "no more connections allowed")
+"""The server's and PgBouncer's words; a client is not told the code of an error that ends its login."""
 
 _POOLER = "a pooler stands before the shard: set pooler = true in tenantry.toml, or TENANTRY_POOLER=true"

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
 from tenantry.postgres.forks import in_child, leave_to_parent
-from tenantry.routing.core import Target
+from tenantry.routing.core import GROW_SECONDS, Target
 
 _IDLE_SECONDS = 300.0
 _LIFE_SECONDS = 3600.0
+_SHARE_SECONDS = 1.0
+_FEW = 8
 
 Drop = Callable[[Any], None]
 """Closes a connection at once, without waiting for anything."""
@@ -48,6 +50,7 @@ class Place:
     pid: int
     item: Any = None
     idle_since: float = 0.0
+    good: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +62,16 @@ class Waiter:
     drop: Drop
     wake: Callable[[], None]
     place: Place | None = None
+
+
+@dataclass(slots=True)
+class _Cap:
+    """How many connections a server may be asked for, after it has refused one or others need some: grows by half each
+    time that ``grow_at`` has come, until it is of no effect. ``shares``: what is more than that is closed."""
+
+    limit: int
+    grow_at: float
+    shares: bool = False
 
 
 @dataclass(slots=True)
@@ -137,6 +150,16 @@ class Ledger:
         doomed.settle()
         return waiter
 
+    def retry(self, waiter: Waiter) -> None:
+        """Look again for a place: time alone may have made one free, after a server has refused connections."""
+        doomed = _Doomed()
+        with self._lock:
+            if self._caps and waiter in self._waiters:
+                waiter.place = self._find(waiter.key, waiter.size, waiter.drop, doomed)
+                if waiter.place is not None:
+                    del self._waiters[waiter]
+        doomed.settle()
+
     def collect(self, waiter: Waiter) -> Place | None:
         """Wait no more: the place that was given, if one was."""
         with self._lock:
@@ -160,14 +183,49 @@ class Ledger:
         with self._lock:
             if place.term != self._term:
                 doomed.places.append(place) if place.pid == self._pid else leave_to_parent(place)
-            elif keep and place.item is not None and self._clock() - place.born < _LIFE_SECONDS:
+            elif keep and place.item is not None and not self._is_surplus(place):
+                self._good[place.key.target] += not place.good
+                place.good = True
                 place.idle_since = self._clock()
                 self._idle[place] = None
                 self._idle_of.setdefault(place.key, deque()).append(place)
             else:
                 self._free(place, doomed)
             self._serve(doomed)
+            if self._caps:
+                self._serve(doomed)  # where there is room again, somebody who waits finds out
         doomed.settle()
+
+    def hold_back(self, target: Target) -> bool:
+        """The server has refused a connection to a database: ask for no more than there are, for a while.
+
+        Returns:
+            Whether this process has so few that others should share.
+        """
+        with self._lock:
+            good = self._good[target]
+            self._caps[target] = _Cap(good, self._clock() + GROW_SECONDS)
+        return good < max(1, target.size // _FEW)
+
+    def go_on(self, target: Target) -> None:
+        """Who was refused does not try again, or the reason was another: let the next who waits try."""
+        doomed = _Doomed()
+        with self._lock:
+            if self._caps.pop(target, None) is not None:
+                self._serve(doomed)
+        doomed.settle()
+
+    def share(self, matches: Callable[[Target], bool]) -> None:
+        """Another process needs connections: close what nobody uses, and keep three quarters of the rest for a while.
+
+        Args:
+            matches: whether a database is on the server that is short of them.
+        """
+        self.drop(lambda key: matches(key.target))
+        with self._lock:
+            for target, total in self._totals.items():
+                if matches(target) and total > 1:
+                    self._caps[target] = _Cap(max(1, total * 3 // 4), self._clock() + _SHARE_SECONDS, True)
 
     def drop(self, matches: Callable[[Key], bool]) -> None:
         """Close the connections that nobody uses, of all keys that match."""
@@ -195,35 +253,70 @@ class Ledger:
 
     def _forget_all(self) -> None:
         self._total = 0
+        self._totals: Counter[Target] = Counter()
+        self._good: Counter[Target] = Counter()  # those that have served
+        self._caps: dict[Target, _Cap] = {}
         self._counts: dict[Key, int] = {}
         self._idle: OrderedDict[Place, None] = OrderedDict()
         self._idle_of: dict[Key, deque[Place]] = {}
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._pid = os.getpid()
 
-    def _find(self, key: Key, size: int, drop: Drop, doomed: _Doomed) -> Place | None:
+    def _find(self, key: Key, size: int, drop: Drop, doomed: _Doomed, *, swap: bool = True) -> Place | None:
         if idle := self._idle_of.get(key):
             place = idle[-1]
             self._unlist(place)
             return place
         if self._counts.get(key, 0) >= size:
             return None
+        if self._caps and not self._may_ask(key.target) and not (swap and self._swap(key.target, doomed)):
+            return None
         if self._total >= self.budget:
             if not self._idle:
                 return None
             self._evict(next(iter(self._idle)), doomed)
         self._total += 1
+        self._totals[key.target] += 1
         self._counts[key] = self._counts.get(key, 0) + 1
         return Place(key, drop, self._clock(), self._term, self._pid)
 
+    def _may_ask(self, target: Target) -> bool:
+        """Whether the server may be asked for one more connection."""
+        cap = self._caps.get(target)
+        if cap is None or self._totals[target] < cap.limit:
+            return True
+        if self._clock() < cap.grow_at:
+            return False
+        cap.limit += max(1, cap.limit // 2)
+        cap.grow_at = self._clock() + GROW_SECONDS
+        if cap.limit >= self.budget:
+            del self._caps[target]
+        return True
+
+    def _swap(self, target: Target, doomed: _Doomed) -> bool:
+        """Make room on the server itself: somebody else's idle connection to the same database goes."""
+        other = next((place for place in self._idle if place.key.target == target), None)
+        if other is not None:
+            self._evict(other, doomed)
+        return other is not None
+
+    def _is_surplus(self, place: Place) -> bool:
+        """Whether a connection that comes back is closed: it is old, or others need it."""
+        cap = self._caps.get(place.key.target)
+        if cap is not None and cap.shares and self._totals[place.key.target] > cap.limit:
+            return True
+        return self._clock() - place.born >= _LIFE_SECONDS
+
     def _serve(self, doomed: _Doomed) -> None:
-        """What has become free goes to the first who waits and can use it."""
-        for waiter in self._waiters:
-            waiter.place = self._find(waiter.key, waiter.size, waiter.drop, doomed)
-            if waiter.place is not None:
-                del self._waiters[waiter]
-                doomed.woken.append(waiter)
-                return
+        """What has become free goes to the first who waits and can use it; to one who has to connect anew, where that
+        costs another's connection, only if nobody can use it as it is."""
+        for swap in (False, True) if self._caps else (True,):
+            for waiter in self._waiters:
+                waiter.place = self._find(waiter.key, waiter.size, waiter.drop, doomed, swap=swap)
+                if waiter.place is not None:
+                    del self._waiters[waiter]
+                    doomed.woken.append(waiter)
+                    return
 
     def _retire(self, doomed: _Doomed) -> None:
         """Close what has been idle for long; two at a time, so that nobody pays for many."""
@@ -251,6 +344,10 @@ class Ledger:
 
     def _free(self, place: Place, doomed: _Doomed) -> None:
         self._total -= 1
+        for counter, is_counted in ((self._totals, True), (self._good, place.good)):
+            counter[place.key.target] -= is_counted
+            if not counter[place.key.target]:
+                del counter[place.key.target]
         self._counts[place.key] -= 1
         if not self._counts[place.key]:
             del self._counts[place.key]

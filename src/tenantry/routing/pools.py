@@ -82,6 +82,10 @@ class Pools:
         """Close what nobody uses of a database: the server has ended one connection, and maybe all."""
         self.ledger.drop(lambda key: key.target == target)
 
+    def make_room(self, shard: str) -> None:
+        """Another process finds no room on a shard: close what nobody uses there, and do with less for a while."""
+        self.ledger.share(lambda target: target.shard == shard)
+
     def close(self) -> None:
         """Close all connections; those in use, when they come back."""
         self.ledger.close()

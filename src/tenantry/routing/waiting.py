@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from threading import Event
 from typing import Any
 
@@ -10,6 +11,8 @@ from tenantry.errors import NoCapacity
 from tenantry.perimeter.bound import BoundConnection
 from tenantry.perimeter.bound_async import AsyncBoundConnection
 from tenantry.routing.ledger import Drop, Key, Ledger, Place
+
+_AGAIN_SECONDS = 2.0
 
 
 async def take_async(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float) -> Place:
@@ -35,8 +38,10 @@ async def take_async(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: f
 
     waiter = ledger.queue(key, size, drop, wake)
     try:
-        if waiter.place is None:
-            await asyncio.wait([served], timeout=max(0.0, seconds))
+        until = time.monotonic() + seconds
+        while waiter.place is None and (left := until - time.monotonic()) > 0:
+            await asyncio.wait([served], timeout=min(left, _AGAIN_SECONDS))
+            ledger.retry(waiter)
     except BaseException:
         ledger.leave(waiter)
         raise
@@ -51,12 +56,24 @@ def take(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float) -> Pla
     served = Event()
     waiter = ledger.queue(key, size, drop, served.set)
     try:
-        if waiter.place is None:
-            served.wait(max(0.0, seconds))
+        until = time.monotonic() + seconds
+        while waiter.place is None and (left := until - time.monotonic()) > 0:
+            served.wait(min(left, _AGAIN_SECONDS))
+            ledger.retry(waiter)
     except BaseException:
         ledger.leave(waiter)
         raise
     return ledger.collect(waiter) or _refuse(ledger, key, size, seconds)
+
+
+async def pause_async(seconds: float) -> None:
+    """Let time pass."""
+    await asyncio.sleep(seconds)
+
+
+def pause(seconds: float) -> None:
+    """The same for threads."""
+    time.sleep(seconds)
 
 
 async def connect_async(dsn: str, **options: Any) -> AsyncBoundConnection:
