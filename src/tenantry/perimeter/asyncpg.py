@@ -23,9 +23,9 @@ import asyncpg  # type: ignore[import-untyped]
 from asyncpg.connection import _StatementCache, _weak_maybe_gc_stmt  # type: ignore[import-untyped]
 from psycopg.sql import Literal
 
-from tenantry.errors import CrossedTenants, DirtyBackend
+from tenantry.errors import CrossedTenants, DirtyBackend, ServerUnreachable
 from tenantry.perimeter import wire
-from tenantry.perimeter.connection import BIND, Guard, Mint, meaning
+from tenantry.perimeter.connection import BIND, Guard, Mint, meaning, standby
 
 _FACTS = """
 SELECT FROM pg_catalog.generate_series(1,
@@ -41,6 +41,7 @@ SELECT FROM pg_catalog.generate_series(1,
 without parameters asyncpg tells no more than how many rows it found."""
 _NAMES_ARE_OPEN, _DOMAINS = 1, 2
 _NO_SUCH_STATEMENT = "26000"
+_NOT_SUPPORTED = "0A000"  # of all that is sent to begin a transaction, only READ WRITE may not be supported
 _FIRST_OWN_TYPE = 16384  # PostgreSQL: FirstNormalObjectId
 
 
@@ -152,7 +153,7 @@ class Gate:
             if self.mint is not None:
                 timeout = await self._protocol._wait_for_cancellation(self._get_timeout(timeout))
                 if self.is_connected() and not self.pending:  # else asyncpg refuses, and says why
-                    return await self._bind(query, timeout, self.mint(self._protocol.backend_pid))
+                    return await self._bind(query, timeout, self.mint)
             status: str = await self.send("query", query, timeout)
             return status
         except BaseException:
@@ -161,13 +162,15 @@ class Gate:
                 owner._top_xact = None  # asyncpg leaves a transaction there that it could not begin
             raise
 
-    async def _bind(self, query: str, timeout: Any, token: str) -> str:
+    async def _bind(self, query: str, timeout: Any, mint: Mint) -> str:
+        binding = self._binding, (mint(self._protocol.backend_pid),), "", 0, False, timeout
         try:
             # From here on nobody else may write: bind_execute() does so before it waits for anything.
             self._transport.write(wire.begin_message(query))
-            await self.send("bind_execute", self._binding, (token,), "", 0, False, timeout)
+            await self.send("bind_execute", *binding)
         except asyncpg.PostgresError as error:
-            await self._refuse(error)
+            del binding
+            await self._refuse(error.with_traceback(None))  # its frames hold the token
         except BaseException:
             # Nobody can tell whether it is bound: interrupted, out of time, or the server is gone.
             self._terminate()
@@ -179,7 +182,9 @@ class Gate:
         explained: Exception | None = meaning(error.sqlstate, str(error.args[0]))
         if error.sqlstate == _NO_SUCH_STATEMENT:
             explained = DirtyBackend("SQL has dropped the prepared statements of a connection")
-        if isinstance(explained, DirtyBackend):
+        elif error.sqlstate == _NOT_SUPPORTED:
+            explained = standby()
+        if isinstance(explained, (DirtyBackend, ServerUnreachable)):
             # Without ROLLBACK: a pooler discards the server's side too if its client leaves inside a transaction.
             self._terminate()
         else:

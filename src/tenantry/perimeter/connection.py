@@ -321,10 +321,7 @@ class BoundConnectionMixin(_Base):
         """What it means that the transaction did not begin; the connection is closed if it is of no use any more."""
         meaning = translate(error)
         if isinstance(error, psycopg.errors.FeatureNotSupported):  # of all this only READ WRITE may not be supported
-            meaning = ServerUnreachable(
-                "the server is a standby: it takes no writes",
-                hint="name all hosts of the shard in its address, with target_session_attrs=read-write",
-            )
+            meaning = standby()
         if isinstance(meaning, (DirtyBackend, ServerUnreachable)):
             # Without ROLLBACK: a pooler discards the server's side too if its client leaves inside a transaction.
             self.pgconn.finish()
@@ -360,6 +357,14 @@ def _nothing() -> None:
 def translate(error: psycopg.Error) -> Exception:
     """What an error of the binder means, as one of ours; any other error as it is."""
     return meaning(error.sqlstate, error.diag.message_primary) or error
+
+
+def standby() -> ServerUnreachable:
+    """What it means that a transaction can't be begun as READ WRITE."""
+    return ServerUnreachable(
+        "the server is a standby: it takes no writes",
+        hint="name all hosts of the shard in its address, with target_session_attrs=read-write",
+    )
 
 
 def meaning(sqlstate: str | None, text: str | None) -> TenantryError | None:
