@@ -14,12 +14,11 @@ from http import HTTPStatus
 from typing import Any
 
 from tenantry.context import tenant_scope
-from tenantry.errors import InvalidInput, InvalidKey, NoTenant, TenantNotFound, TenantryError
-from tenantry.model import Tenant, shown
-from tenantry.resolve import Chain, Claim, RequestFacts, Resolver, agree, as_chain
-from tenantry.resolve.exempt import Exempt
+from tenantry.errors import InvalidInput, TenantryError
+from tenantry.model import shown
+from tenantry.resolve import Chain, RequestFacts, Resolver
+from tenantry.resolve.entrance import Entrance, path_prefix
 from tenantry.resolve.problem import Problem, as_problem
-from tenantry.routing.core import admitted
 from tenantry.routing.router_async import AsyncRouter
 
 log = logging.getLogger("tenantry.asgi")
@@ -68,9 +67,7 @@ class TenantMiddleware:
             )
         self.app = app
         self._router = router
-        self._chain = as_chain(resolver)
-        self._exempt = Exempt(exempt)
-        self._optional = optional
+        self._entrance = Entrance(resolver, exempt, optional=optional)
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """One connection, as ASGI has it."""
@@ -90,30 +87,15 @@ class TenantMiddleware:
 
     async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         facts = RequestFacts.from_asgi(scope)
-        claims = () if facts.path in self._exempt else self._claims(facts)
+        claims = self._entrance.claims(facts)
         if not claims:
             await self.app(scope, receive, send)
             return
-        tenant = agree([(claim, await self._located(claim)) for claim in claims])
-        admitted(tenant)
+        tenant = await self._router.admit(claims)
         scope.setdefault("state", {})["tenant"] = tenant
-        prefix = next((claim.path_prefix for claim in claims if claim.path_prefix), "")
+        prefix = path_prefix(claims)
         with tenant_scope(tenant):
             await self.app(_below(scope, prefix) if prefix else scope, receive, send)
-
-    def _claims(self, facts: RequestFacts) -> tuple[Claim, ...]:
-        try:
-            return self._chain.resolve(facts)
-        except NoTenant:
-            if self._optional:
-                return ()
-            raise
-
-    async def _located(self, claim: Claim) -> Tenant | None:
-        try:
-            return await self._router.locate(claim)
-        except (TenantNotFound, InvalidKey):
-            return None
 
 
 class ProblemResponse:

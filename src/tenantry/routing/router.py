@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -15,14 +15,21 @@ from psycopg import Transaction
 
 from tenantry.catalog.view import CatalogView
 from tenantry.context import tenant_scope
-from tenantry.errors import DirtyBackend, InvalidInput, ServerFull, ServerUnreachable, TenantMoved, TenantryError
+from tenantry.errors import (
+    DirtyBackend,
+    InvalidInput,
+    InvalidKey,
+    ServerUnreachable,
+    TenantMoved,
+    TenantNotFound,
+    TenantryError,
+)
 from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
 from tenantry.perimeter.bound import BoundConnection
-from tenantry.resolve import Claim, ClaimKind
+from tenantry.resolve import Claim, ClaimKind, agree
 from tenantry.routing.core import Attempts, Route, RouterCore, admitted
 from tenantry.routing.ledger import Place
 from tenantry.routing.pools import Pools
-from tenantry.routing.waiting import pause
 from tenantry.settings import Settings
 
 log = logging.getLogger("tenantry.routing")
@@ -54,7 +61,6 @@ class Router(RouterCore):
             pooler=self.settings.pooler,
             prepares=self.settings.pooler_prepares,
         )
-        self.view.on_room_asked = self.pools.make_room
 
     def open(self) -> Self:
         """Connect to the catalog. Calls after the first do nothing.
@@ -117,6 +123,24 @@ class Router(RouterCore):
                 return self.find(key=claim.value)
             case ClaimKind.DOMAIN:
                 return self.find(domain=claim.value)
+
+    def admit(self, claims: Sequence[Claim]) -> Tenant:
+        """The one tenant that all claims of a request name, if it may work now.
+
+        Raises:
+            TenantNotFound: they name nobody.
+            ConflictingTenants: they name different tenants, or somebody and nobody.
+            TenantSuspended, TenantDeleted, TenantNotReady: it may not work now.
+        """
+        found: list[tuple[Claim, Tenant | None]] = []
+        for claim in claims:
+            try:
+                found.append((claim, self.locate(claim)))
+            except (TenantNotFound, InvalidKey):
+                found.append((claim, None))
+        tenant = agree(found)
+        admitted(tenant)
+        return tenant
 
     @contextmanager
     def tenant_scope(self, tenant: Tenant | str, *, mode: Mode | str = Mode.READ_WRITE) -> Iterator[Tenant]:
@@ -191,10 +215,6 @@ class Router(RouterCore):
             error: why it did not begin. It is raised again if another attempt makes no sense.
             lost: whether the connection has ended.
         """
-        if isinstance(error, ServerFull):
-            self._wait_for_room(error, route, attempts)
-            return route
-        self.pools.ledger.go_on(route.target)
         if not attempts.allow(error, lost=lost):
             raise error
         dirty = isinstance(error, DirtyBackend)
@@ -211,20 +231,6 @@ class Router(RouterCore):
         if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
         return other
-
-    def _wait_for_room(self, error: ServerFull, route: Route, attempts: Attempts) -> None:
-        """Others have the server's connections: ask them to share, and wait for a while."""
-        if self.pools.ledger.hold_back(route.target):
-            self.view.ask_for_room(route.target.shard)
-        seconds = attempts.pause()
-        if seconds is None:
-            self.pools.ledger.go_on(route.target)
-            raise error
-        try:
-            pause(seconds)
-        except BaseException:
-            self.pools.ledger.go_on(route.target)
-            raise
 
 
 class Passage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -14,14 +14,21 @@ from psycopg import AsyncTransaction
 
 from tenantry.catalog.view_async import AsyncCatalogView
 from tenantry.context import tenant_scope
-from tenantry.errors import DirtyBackend, InvalidInput, ServerFull, ServerUnreachable, TenantMoved, TenantryError
+from tenantry.errors import (
+    DirtyBackend,
+    InvalidInput,
+    InvalidKey,
+    ServerUnreachable,
+    TenantMoved,
+    TenantNotFound,
+    TenantryError,
+)
 from tenantry.model import Mode, Tenant, TenantKey, parse_key, parse_slug
 from tenantry.perimeter.bound_async import AsyncBoundConnection
-from tenantry.resolve import Claim, ClaimKind
+from tenantry.resolve import Claim, ClaimKind, agree
 from tenantry.routing.core import Attempts, Route, RouterCore, admitted
 from tenantry.routing.ledger import Place
 from tenantry.routing.pools_async import AsyncPools
-from tenantry.routing.waiting import pause_async
 from tenantry.settings import Settings
 
 log = logging.getLogger("tenantry.routing")
@@ -53,7 +60,6 @@ class AsyncRouter(RouterCore):
             pooler=self.settings.pooler,
             prepares=self.settings.pooler_prepares,
         )
-        self.view.on_room_asked = self.pools.make_room
 
     async def open(self) -> Self:
         """Connect to the catalog. Calls after the first do nothing.
@@ -116,6 +122,24 @@ class AsyncRouter(RouterCore):
                 return await self.find(key=claim.value)
             case ClaimKind.DOMAIN:
                 return await self.find(domain=claim.value)
+
+    async def admit(self, claims: Sequence[Claim]) -> Tenant:
+        """The one tenant that all claims of a request name, if it may work now.
+
+        Raises:
+            TenantNotFound: they name nobody.
+            ConflictingTenants: they name different tenants, or somebody and nobody.
+            TenantSuspended, TenantDeleted, TenantNotReady: it may not work now.
+        """
+        found: list[tuple[Claim, Tenant | None]] = []
+        for claim in claims:
+            try:
+                found.append((claim, await self.locate(claim)))
+            except (TenantNotFound, InvalidKey):
+                found.append((claim, None))
+        tenant = agree(found)
+        admitted(tenant)
+        return tenant
 
     @asynccontextmanager
     async def tenant_scope(self, tenant: Tenant | str, *, mode: Mode | str = Mode.READ_WRITE) -> AsyncIterator[Tenant]:
@@ -192,10 +216,6 @@ class AsyncRouter(RouterCore):
             error: why it did not begin. It is raised again if another attempt makes no sense.
             lost: whether the connection has ended.
         """
-        if isinstance(error, ServerFull):
-            await self._wait_for_room(error, route, attempts)
-            return route
-        self.pools.ledger.go_on(route.target)
         if not attempts.allow(error, lost=lost):
             raise error
         dirty = isinstance(error, DirtyBackend)
@@ -212,20 +232,6 @@ class AsyncRouter(RouterCore):
         if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
         return other
-
-    async def _wait_for_room(self, error: ServerFull, route: Route, attempts: Attempts) -> None:
-        """Others have the server's connections: ask them to share, and wait for a while."""
-        if self.pools.ledger.hold_back(route.target):
-            self.view.ask_for_room(route.target.shard)
-        seconds = attempts.pause()
-        if seconds is None:
-            self.pools.ledger.go_on(route.target)
-            raise error
-        try:
-            await pause_async(seconds)
-        except BaseException:
-            self.pools.ledger.go_on(route.target)
-            raise
 
 
 class AsyncPassage:
