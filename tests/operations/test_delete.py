@@ -314,10 +314,12 @@ class TestOpenSessions:
         create(fleet, "later", "pooled")
         create(fleet, "leaves-now", "pooled")
         assert delete(fleet, "leaves-now", grace=3600) == "waiting"
-        with application.tenant_scope("later"), application.transaction():
+        with application.tenant_scope("later"), application.transaction() as conn:
+            conn.execute("SELECT 1")
             end_grace(fleet)  # it notes who runs now
             assert work_impatiently(fleet) == "waiting"
-        with application.tenant_scope("later"), application.transaction():
+        with application.tenant_scope("later"), application.transaction() as conn:
+            conn.execute("SELECT 1")
             end_waiting(fleet)
             work(fleet)
             assert state(fleet, "leaves-now") == TenantState.DELETED
@@ -572,5 +574,6 @@ def work_impatiently(house: House) -> str:
 def stale_transaction(application: Router, tenant: Tenant) -> None:
     """Begin with what was known of the tenant when it was created."""
     application.view.cache.put(("id", tenant.id), tenant, 1e9, application.view.cache.mark)
-    with application.transaction(tenant):
+    with application.transaction(tenant) as conn:
+        conn.execute("SELECT 1")
         pytest.fail("it got in")

@@ -58,8 +58,8 @@ async def test_a_running_transaction_ends_in_peace_and_the_next_does_not_begin(
             conn.execute("INSERT INTO orders (note) VALUES ('before')")
             await tenants.suspend(control, slug)
             conn.execute("INSERT INTO orders (note) VALUES ('still')")
-        with pytest.raises(TenantSuspended), application.transaction(found):  # whatever its view says
-            pass
+        with pytest.raises(TenantSuspended), application.transaction(found) as conn:  # whatever its view says
+            conn.execute("SELECT 1")
         application.view.refresh(await tenants.resume(control, slug))
     with application.transaction(application.find(slug)) as conn:
         notes = conn.execute("SELECT note FROM orders WHERE note IN ('before', 'still')").fetchall()

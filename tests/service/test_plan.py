@@ -42,6 +42,7 @@ async def test_limits_hold_from_the_next_transaction_on_wherever_the_tenants_liv
         assert {await shown(router, slug, "work_mem") for slug in slugs} == {"1MB"}
 
         async with router.tenant_scope(slugs[0]), router.transaction() as conn:
+            await conn.execute("SELECT 1")
             await plan.change(control, "strict", limits={"statement_timeout": "12s"})
             row = await (await conn.execute("SHOW statement_timeout")).fetchone()
             assert row == ("11s",)  # a transaction that runs keeps what it began with
