@@ -19,6 +19,7 @@ from tenantry.errors import (
     DirtyBackend,
     InvalidInput,
     InvalidKey,
+    ServerFull,
     ServerUnreachable,
     TenantMoved,
     TenantNotFound,
@@ -30,6 +31,7 @@ from tenantry.resolve import Claim, ClaimKind, agree
 from tenantry.routing.core import Attempts, Route, RouterCore, admitted
 from tenantry.routing.ledger import Place
 from tenantry.routing.pools import Pools
+from tenantry.routing.waiting import pause
 from tenantry.settings import Settings
 
 log = logging.getLogger("tenantry.routing")
@@ -61,6 +63,7 @@ class Router(RouterCore):
             pooler=self.settings.pooler,
             prepares=self.settings.pooler_prepares,
         )
+        self.view.on_room_asked = self.pools.make_room
 
     def open(self) -> Self:
         """Connect to the catalog. Calls after the first do nothing.
@@ -215,6 +218,10 @@ class Router(RouterCore):
             error: why it did not begin. It is raised again if another attempt makes no sense.
             lost: whether the connection has ended.
         """
+        if isinstance(error, ServerFull):
+            self._wait_for_room(error, route, attempts)
+            return route
+        self.pools.ledger.go_on(route.target)
         if not attempts.allow(error, lost=lost):
             raise error
         dirty = isinstance(error, DirtyBackend)
@@ -231,6 +238,20 @@ class Router(RouterCore):
         if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
         return other
+
+    def _wait_for_room(self, error: ServerFull, route: Route, attempts: Attempts) -> None:
+        """Others have the server's connections: ask them to share, and wait for a while."""
+        if self.pools.ledger.hold_back(route.target):
+            self.view.ask_for_room(route.target.shard)
+        seconds = attempts.pause()
+        if seconds is None:
+            self.pools.ledger.go_on(route.target)
+            raise error
+        try:
+            pause(seconds)
+        except BaseException:
+            self.pools.ledger.go_on(route.target)
+            raise
 
 
 class Passage:

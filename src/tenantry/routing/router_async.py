@@ -18,6 +18,7 @@ from tenantry.errors import (
     DirtyBackend,
     InvalidInput,
     InvalidKey,
+    ServerFull,
     ServerUnreachable,
     TenantMoved,
     TenantNotFound,
@@ -29,6 +30,7 @@ from tenantry.resolve import Claim, ClaimKind, agree
 from tenantry.routing.core import Attempts, Route, RouterCore, admitted
 from tenantry.routing.ledger import Place
 from tenantry.routing.pools_async import AsyncPools
+from tenantry.routing.waiting import pause_async
 from tenantry.settings import Settings
 
 log = logging.getLogger("tenantry.routing")
@@ -60,6 +62,7 @@ class AsyncRouter(RouterCore):
             pooler=self.settings.pooler,
             prepares=self.settings.pooler_prepares,
         )
+        self.view.on_room_asked = self.pools.make_room
 
     async def open(self) -> Self:
         """Connect to the catalog. Calls after the first do nothing.
@@ -216,6 +219,10 @@ class AsyncRouter(RouterCore):
             error: why it did not begin. It is raised again if another attempt makes no sense.
             lost: whether the connection has ended.
         """
+        if isinstance(error, ServerFull):
+            await self._wait_for_room(error, route, attempts)
+            return route
+        self.pools.ledger.go_on(route.target)
         if not attempts.allow(error, lost=lost):
             raise error
         dirty = isinstance(error, DirtyBackend)
@@ -232,6 +239,20 @@ class AsyncRouter(RouterCore):
         if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
         return other
+
+    async def _wait_for_room(self, error: ServerFull, route: Route, attempts: Attempts) -> None:
+        """Others have the server's connections: ask them to share, and wait for a while."""
+        if self.pools.ledger.hold_back(route.target):
+            self.view.ask_for_room(route.target.shard)
+        seconds = attempts.pause()
+        if seconds is None:
+            self.pools.ledger.go_on(route.target)
+            raise error
+        try:
+            await pause_async(seconds)
+        except BaseException:
+            self.pools.ledger.go_on(route.target)
+            raise
 
 
 class AsyncPassage:
