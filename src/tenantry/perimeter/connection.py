@@ -185,7 +185,12 @@ class BoundConnectionMixin(_Base):
                 self.due = self.unproven = False
                 return None
             yield from self.begin_due()
-        return (yield from super()._exec_command(command, result_format))
+        try:
+            return (yield from super()._exec_command(command, result_format))
+        except psycopg.errors.FeatureNotSupported as error:
+            if command == self._get_tx_start_command():
+                raise standby() from error
+            raise
 
     def _commit_gen(self) -> PQGen[None]:
         if self.due and not self._num_transactions:
