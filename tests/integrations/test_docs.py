@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from werkzeug.test import Client
 
 from tenantry import Router
 from tenantry.errors import TenantryError
@@ -98,6 +99,23 @@ async def test_the_application_on_the_page_about_fastapi_serves_its_tenants(sett
         assert (await client.get("http://acme.example.com/")).json() == "acme is on the plan free"
         assert (await client.get("http://nobody.example.com/")).status_code == 404
         await names["Session"].kw["bind"].dispose()
+
+
+async def test_the_application_on_the_page_about_flask_serves_its_tenants(settings: House) -> None:
+    names = await run("flask.md")
+    client = names["app"].test_client()
+
+    def get(path: str, host: str = "acme.example.com") -> str:
+        return str(client.get(path, base_url=f"http://{host}").text)
+
+    assert client.post("/orders/chairs", base_url="http://acme.example.com").text == "thank you"
+    assert (get("/orders"), get("/orders", "globex.example.com")) == ('["chairs"]\n', "[]\n")
+    assert (get("/"), get("/title")) == ("acme is on the plan free", "<title>acme</title>")
+    assert (get("/export"), get("/pricing", "example.com")) == ("acme,chairs\n", "free")
+    assert get("/", "nobody.example.com") == "<h1>Nobody of that name</h1>"
+    assert Client(names["application"]).get("/", base_url="http://globex.example.com").text == "globex"
+    names["Session"].kw["bind"].dispose()
+    names["router"].close()
 
 
 async def test_the_table_of_answers_is_true() -> None:
