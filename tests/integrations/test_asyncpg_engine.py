@@ -50,6 +50,26 @@ async def test_a_raw_connection_is_bound_as_well(setting_async: AsyncSetting) ->
         assert await conn.scalar(WHO) == tenant.key
 
 
+@pytest.mark.parametrize("change", ["transaction", "codec", "listener"])
+async def test_a_raw_connection_that_comes_back_changed_is_not_used_again(
+    setting_async: AsyncSetting, change: str
+) -> None:
+    async with setting_async.router.tenant_scope("pooled-a"):
+        proxied = await setting_async.engine.raw_connection()
+        driver: Any = proxied.driver_connection
+        match change:
+            case "transaction":
+                await driver.execute("BEGIN; SELECT 1")
+            case "codec":
+                await driver.set_type_codec("int4", schema="pg_catalog", encoder=str, decoder=len)
+            case "listener":
+                driver.add_query_logger(print)
+        await close_async(proxied)
+        assert len(setting_async.router.pools.ledger) == 0
+        async with setting_async.engine.connect() as conn:
+            assert await conn.scalar(text("SELECT 7::int4")) == 7
+
+
 @pytest.mark.parametrize("slug", ["pooled-a", "schema-a", "database-a"])
 async def test_objects_are_written_loaded_changed_and_deleted(
     router: AsyncRouter, async_engine: AsyncEngine, slug: str

@@ -94,6 +94,25 @@ async def test_serializable_transactions_of_a_tenant_do_conflict(extended: House
         assert {type(each) for each in done} == {type(None), asyncpg.SerializationError}
 
 
+async def test_a_deferrable_reader_waits_for_those_that_write(extended: House) -> None:
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tenantry_app' AND wait_event = 'SafeSnapshot'"
+    async with AsyncRouter(extended.settings) as router, router.tenant_scope("pooled-a") as tenant:
+        pool = create_pool(router, isolation="serializable")
+
+        async def read() -> Any:
+            async with pool.transaction(mode="ro", deferrable=True) as conn:
+                return await conn.fetchval("SELECT count(*) FROM orders WHERE note = 'waited for'")
+
+        assert tenant.placement
+        with admin(extended, tenant.placement.database) as admins:
+            async with pool.transaction() as conn:
+                await conn.execute("INSERT INTO orders (note) VALUES ('waited for')")
+                task = asyncio.create_task(read())
+                while admins.execute(waits).fetchone() != (1,):  # noqa: ASYNC110 - no event tells
+                    await asyncio.sleep(0)
+        assert await task in (0, 1)
+
+
 async def test_codecs_are_set_once_per_connection_and_stay(narrow: AsyncRouter) -> None:
     made = []
 

@@ -57,6 +57,7 @@ async def test_tenants_whose_types_differ_take_turns_on_one_connection(own_route
                 found = await conn.fetch("SELECT orders, word FROM orders WHERE mood = $1", "sad")
                 assert [row["word"] for row in found] == [slug] * (number + 1)
                 assert await conn.fetchval("SELECT count(*) FROM orders WHERE mood = 'glad'") == 0
+                assert await conn.fetchval("SELECT word FROM orders LIMIT $1", 1) == slug  # looks like a text
 
 
 async def test_statements_without_types_of_the_application_are_prepared_once_for_all_schemas(house: House) -> None:

@@ -85,6 +85,7 @@ async def test_what_begins_is_bound(wall: Wall, conn: AsyncpgConnection) -> None
         await conn.execute("ROLLBACK")
         for text in ("BEGIN; SELECT 1", "BEGIN --"):
             await conn.execute(text)
+            assert not conn.is_clean
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await conn.fetchval(WHO)
             await conn.execute("ROLLBACK")
@@ -266,11 +267,23 @@ async def test_nothing_is_written_while_something_else_is_under_way(wall: Wall, 
 async def test_a_begin_after_a_cancelled_statement_waits_until_the_server_has_stopped_it(
     wall: Wall, conn: AsyncpgConnection
 ) -> None:
+    """Else others could write between the messages of BEGIN and those of the binding."""
+    gate, written = conn.gate, []
+    transport = gate._transport
+
+    class Recorder:
+        def write(self, data: bytes) -> None:
+            written.append(gate._is_cancelling())
+            transport.write(data)
+
+    gate._transport = Recorder()  # type: ignore[assignment]
     for _ in range(3):
         conn.bind_to(wall.minter(wall.a))
         with pytest.raises(TimeoutError):
             await conn.execute("SELECT pg_sleep(600)", timeout=0.01)
+        assert gate._is_cancelling()
         assert await who(conn) == wall.a.key
+    assert written == [False] * 3
 
 
 async def test_whoever_is_cancelled_at_whatever_step_leaves_the_next_nothing(wall: Wall) -> None:

@@ -222,7 +222,6 @@ async def _roll_back(place: Place, block: Transaction) -> None:
         await block.rollback()
     except (OSError, TenantryError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         log.warning("a transaction on %s was not rolled back: %s", place.key.target.name, error)
-        place.item.terminate()
 
 
 def _check_isolation(isolation: str | None) -> None:

@@ -140,9 +140,7 @@ class Gate:
         return int(tag.removeprefix("SELECT "))
 
     async def _describe(self, name: str) -> Any:
-        state = await self.send(
-            "prepare", name, BIND.decode(), None, record_class=asyncpg.Record, ignore_custom_codec=True
-        )
+        state = await self.send("prepare", name, BIND.decode(), None, record_class=asyncpg.Record)
         state._init_codecs()
         return state
 
