@@ -47,6 +47,8 @@ class Setting:
 
     def take(self, name: str, size: int = 10) -> Place | None:
         place = self.ledger.take(key(name), size, Box.close)
+        if place is not None:
+            self.ledger.connected(place)
         return connected(place) if place else None
 
     def wait(self, name: str, size: int = 10, wake: Callable[[], None] = lambda: None) -> Waiter:
@@ -272,9 +274,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.collect()
 
     def collect(self) -> None:
-        for waiter in [waiter for waiter in self.waiting if waiter.place is not None]:
-            self.waiting.remove(waiter)
-            self.used.append(connected(taken(self.setting.ledger.collect(waiter))))
+        while served := [waiter for waiter in self.waiting if waiter.place is not None]:
+            self.waiting.remove(served[0])
+            self.used.append(connected(taken(self.setting.ledger.collect(served[0]))))
+            self.setting.ledger.connected(self.used[-1])
 
     @invariant()
     def the_budget_holds(self) -> None:
@@ -382,3 +385,13 @@ def test_somebody_else_s_idle_connection_to_the_same_database_makes_room_if_the_
     place = setting.ledger.take(theirs, 10, Box.close)
     assert place is not None
     assert mine.item.closed
+
+
+def test_a_shard_that_does_not_let_connections_in_takes_half_of_the_budget_at_most() -> None:
+    ledger = Ledger(4)
+    silent = [ledger.take(key(name), 10, Box.close) for name in "aaaa"]
+    assert [place is not None for place in silent] == [True, True, False, False]
+    elsewhere = Key(Target("other", "x", "app", "dbname=x", 10))
+    assert ledger.take(elsewhere, 10, Box.close) is not None
+    ledger.connected(taken(silent[0]))
+    assert ledger.take(key("a"), 10, Box.close) is not None

@@ -207,6 +207,7 @@ class Pool:
             except BaseException:
                 pools.ledger.give(place, keep=False)
                 raise
+            pools.ledger.connected(place)
         return place
 
     def _give(self, place: Place, error: BaseException | None) -> None:

@@ -51,6 +51,7 @@ class Place:
     item: Any = None
     idle_since: float = 0.0
     good: bool = False
+    pending: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -173,6 +174,17 @@ class Ledger:
         if place is not None:
             self.give(place, keep=True)
 
+    def connected(self, place: Place) -> None:
+        """The server has let the connection of a new place in. Twice does no harm."""
+        if not place.pending:
+            return
+        doomed = _Doomed()
+        with self._lock:
+            if place.term == self._term:
+                self._settle(place)
+                self._serve(doomed)
+        doomed.settle()
+
     def give(self, place: Place, *, keep: bool) -> None:
         """Give a place back.
 
@@ -184,6 +196,7 @@ class Ledger:
             if place.term != self._term:
                 doomed.places.append(place) if place.pid == self._pid else leave_to_parent(place)
             elif keep and place.item is not None and not self._is_surplus(place):
+                self._settle(place)
                 self._good[place.key.target] += not place.good
                 place.good = True
                 place.idle_since = self._clock()
@@ -253,6 +266,7 @@ class Ledger:
 
     def _forget_all(self) -> None:
         self._total = 0
+        self._pending: Counter[str] = Counter()  # by shard: a silent one must not take all places
         self._totals: Counter[Target] = Counter()
         self._good: Counter[Target] = Counter()  # those that have served
         self._caps: dict[Target, _Cap] = {}
@@ -267,7 +281,7 @@ class Ledger:
             place = idle[-1]
             self._unlist(place)
             return place
-        if self._counts.get(key, 0) >= size:
+        if self._counts.get(key, 0) >= size or self._pending[key.target.shard] >= max(1, self.budget // 2):
             return None
         if self._caps and not self._may_ask(key.target) and not (swap and self._swap(key.target, doomed)):
             return None
@@ -277,6 +291,7 @@ class Ledger:
             self._evict(next(iter(self._idle)), doomed)
         self._total += 1
         self._totals[key.target] += 1
+        self._pending[key.target.shard] += 1
         self._counts[key] = self._counts.get(key, 0) + 1
         return Place(key, drop, self._clock(), self._term, self._pid)
 
@@ -299,6 +314,10 @@ class Ledger:
         if other is not None:
             self._evict(other, doomed)
         return other is not None
+
+    def _settle(self, place: Place) -> None:
+        self._pending[place.key.target.shard] -= place.pending
+        place.pending = False
 
     def _is_surplus(self, place: Place) -> bool:
         """Whether a connection that comes back is closed: it is old, or others need it."""
@@ -344,6 +363,7 @@ class Ledger:
 
     def _free(self, place: Place, doomed: _Doomed) -> None:
         self._total -= 1
+        self._settle(place)
         for counter, is_counted in ((self._totals, True), (self._good, place.good)):
             counter[place.key.target] -= is_counted
             if not counter[place.key.target]:

@@ -65,6 +65,7 @@ class Pools:
             except BaseException:
                 self.ledger.give(place, keep=False)
                 raise
+            self.ledger.connected(place)
         return place
 
     def give(self, place: Place, error: BaseException | None = None) -> None:

@@ -64,6 +64,7 @@ class AsyncPools:
             except BaseException:
                 self.ledger.give(place, keep=False)
                 raise
+            self.ledger.connected(place)
         return place
 
     def give(self, place: Place, error: BaseException | None = None) -> None:

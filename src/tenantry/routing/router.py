@@ -290,7 +290,7 @@ class Passage:
         conn, pools = self.conn, self._router.pools
         self._attempts = self._attempts or self._router.attempts(self._route)
         while True:
-            lost = conn.closed
+            lost = self._place is not None and conn.closed  # else no connection could be had
             self._leave()
             self._route = self._router.recover(error, self._route, self._attempts, lost=lost)
             try:

@@ -291,7 +291,7 @@ class AsyncPassage:
         conn, pools = self.conn, self._router.pools
         self._attempts = self._attempts or self._router.attempts(self._route)
         while True:
-            lost = conn.closed
+            lost = self._place is not None and conn.closed  # else no connection could be had
             self._leave()
             self._route = await self._router.recover(error, self._route, self._attempts, lost=lost)
             try:

@@ -239,6 +239,7 @@ class RoutedPool(Pool):
             fairy.invalidate()
             raise
         record.route = route
+        self._connected(record)
 
     def _learn(self, fairy: _ConnectionFairy, record: Record, route: Route) -> None:
         """Let a parameter hold that the application's listeners have set on a new connection."""
@@ -260,6 +261,7 @@ class RoutedPool(Pool):
             if record.place is None or record.place.key.target != route.target:
                 self._move(record, route.target)
             fairy.dbapi_connection = record.get_connection()
+            self._connected(record)
         finally:
             _going.reset(token)
 
@@ -283,6 +285,10 @@ class RoutedPool(Pool):
         if place.item is not None:
             self._drop(place.item)
         place.item, record.place = record, place
+
+    def _connected(self, record: Record) -> None:
+        if record.place is not None:
+            self.router.pools.ledger.connected(record.place)
 
     def _drop(self, record: Record) -> None:
         driver: Any = record.driver_connection
