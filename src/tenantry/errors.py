@@ -337,3 +337,6 @@ class MissingDependency(TenantryError):
         super().__init__(f"{package} is not installed", hint=f"pip install 'tenantry[{extra}]'")
         self.package = package
         self.extra = extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.package, self.extra)

@@ -14,6 +14,15 @@ from tenantry.errors import InvalidSettings
 CONFIG_FILE = "tenantry.toml"
 
 
+class Dsn(str):
+    """A DSN whose representation is not itself: whatever shows variables does not show its password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<a DSN>"
+
+
 class Settings(BaseSettings):
     """What a process of Tenantry needs to know; everything else is in the catalog."""
 
@@ -61,7 +70,7 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=toml)
 
     @property
-    def control_dsn(self) -> str:
+    def control_dsn(self) -> Dsn:
         """The control plane's DSN of the catalog in clear.
 
         Raises:
@@ -73,12 +82,12 @@ class Settings(BaseSettings):
                 where=os.environ.get("TENANTRY_CONFIG", CONFIG_FILE),
                 hint="an operator's process needs it: set TENANTRY_CONTROL to the DSN that 'tenantry init' printed",
             )
-        return self.control.get_secret_value()
+        return Dsn(self.control.get_secret_value())
 
     @property
-    def catalog_dsn(self) -> str:
+    def catalog_dsn(self) -> Dsn:
         """The catalog's DSN in clear."""
-        return self.catalog.get_secret_value()
+        return Dsn(self.catalog.get_secret_value())
 
 
 def load(**overrides: Any) -> Settings:

@@ -30,6 +30,7 @@ from tenantry.errors import NotFound, ServerUnreachable, ServerUnsuitable, Tenan
 from tenantry.model import Tenant, shown
 from tenantry.postgres import sqlfile
 from tenantry.postgres.connect import APPLICATION_NAME, merge_dsn, shown_dsn
+from tenantry.postgres.discretion import hushed
 from tenantry.postgres.forks import in_child, leave_to_parent
 
 log = logging.getLogger("tenantry.catalog")
@@ -244,7 +245,7 @@ class CatalogView:
                 self._away_until = 0.0
                 return found
         self._away_until = time.monotonic() + _AWAY_SECONDS
-        raise self._unreachable() from error
+        raise self._unreachable() from hushed(error)
 
     def _ask(self, query: Any, parameters: tuple[Any, ...], until: float) -> list[DictRow]:
         assert self._pool is not None

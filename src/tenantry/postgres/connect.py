@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -10,8 +11,9 @@ from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tenantry.errors import InvalidInput, ServerUnreachable, ServerUnsuitable
-from tenantry.postgres.discretion import NO_PARAMETERS
+from tenantry.postgres.discretion import NO_PARAMETERS, hushed
 from tenantry.postgres.versions import OLDEST_MAJOR, is_supported, shown_version
+from tenantry.settings import Dsn
 
 APPLICATION_NAME = "tenantry"
 
@@ -22,18 +24,18 @@ def parse_dsn(dsn: str) -> dict[str, Any]:
     Raises:
         InvalidInput: it can't be parsed. The message does not repeat it, because it may hold a password.
     """
-    try:
+    dsn = Dsn(dsn)
+    with suppress(psycopg.ProgrammingError):  # it repeats a part of the DSN
         return conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        raise InvalidInput(
-            "the DSN can't be parsed", hint="use postgresql://USER:PASSWORD@HOST:PORT/DATABASE or key=value pairs"
-        ) from None
+    raise InvalidInput(
+        "the DSN can't be parsed", hint="use postgresql://USER:PASSWORD@HOST:PORT/DATABASE or key=value pairs"
+    )
 
 
-def merge_dsn(dsn: str, **changes: Any) -> str:
+def merge_dsn(dsn: str, **changes: Any) -> Dsn:
     """The DSN with some parameters replaced; a value of None removes the parameter."""
     parameters = {**parse_dsn(dsn), **changes}
-    return make_conninfo("", **{name: value for name, value in parameters.items() if value is not None})
+    return Dsn(make_conninfo("", **{name: value for name, value in parameters.items() if value is not None}))
 
 
 def shown_dsn(dsn: str) -> str:
@@ -56,11 +58,11 @@ async def connect(dsn: str, *, seconds: float = 5.0, autocommit: bool = True, **
         ServerUnreachable: no answer, or the login is refused.
         ServerUnsuitable: the server is older than PostgreSQL 15.
     """
-    conninfo = _conninfo(dsn, seconds, changes)
+    dsn = conninfo = _conninfo(dsn, seconds, changes)
     try:
         conn = await AsyncConnection.connect(conninfo, autocommit=autocommit)
     except psycopg.OperationalError as error:
-        raise _unreachable(conninfo, error) from None
+        raise _unreachable(conninfo, hushed(error)) from None
     try:
         check_version(conn, conninfo)
         await conn.execute(NO_PARAMETERS)
@@ -72,11 +74,11 @@ async def connect(dsn: str, *, seconds: float = 5.0, autocommit: bool = True, **
 
 def connect_sync(dsn: str, *, seconds: float = 5.0, autocommit: bool = True, **changes: Any) -> Connection:
     """The same for code that runs in a thread."""
-    conninfo = _conninfo(dsn, seconds, changes)
+    dsn = conninfo = _conninfo(dsn, seconds, changes)
     try:
         conn = Connection.connect(conninfo, autocommit=autocommit)
     except psycopg.OperationalError as error:
-        raise _unreachable(conninfo, error) from None
+        raise _unreachable(conninfo, hushed(error)) from None
     try:
         check_version(conn, conninfo)
         conn.execute(NO_PARAMETERS)
@@ -100,7 +102,7 @@ def check_version(conn: AsyncConnection[Any] | Connection[Any], dsn: str) -> Non
         )
 
 
-def _conninfo(dsn: str, seconds: float, changes: dict[str, Any]) -> str:
+def _conninfo(dsn: str, seconds: float, changes: dict[str, Any]) -> Dsn:
     changes.setdefault("application_name", parse_dsn(dsn).get("application_name", APPLICATION_NAME))
     changes.setdefault("connect_timeout", max(2, round(seconds)))
     return merge_dsn(dsn, **changes)

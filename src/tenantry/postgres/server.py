@@ -28,6 +28,7 @@ from tenantry.postgres.account import Account
 from tenantry.postgres.binaries import Binaries
 from tenantry.postgres.cluster import Cluster, Postmaster
 from tenantry.postgres.watchdog import Watchdog
+from tenantry.settings import Dsn
 
 _T = TypeVar("_T")
 
@@ -210,7 +211,7 @@ class LocalServer:
             password = cluster.password
         host = "127.0.0.1" if tcp else postmaster.socket
         known = {"password": password} if password is not None else {}
-        return make_conninfo("", host=host, port=postmaster.port, dbname=dbname, user=user, **known)
+        return Dsn(make_conninfo("", host=host, port=postmaster.port, dbname=dbname, user=user, **known))
 
     def __enter__(self) -> Self:
         return self.start()

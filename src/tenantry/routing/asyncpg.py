@@ -16,6 +16,7 @@ from tenantry.perimeter.asyncpg import AsyncpgConnection
 from tenantry.postgres.connect import parse_dsn
 from tenantry.routing.core import Target, unreachable
 from tenantry.routing.sessions import CHANGED, Learned
+from tenantry.settings import Dsn
 
 Hook = Callable[[Any], Awaitable[object]]
 """Is given a connection."""
@@ -133,4 +134,4 @@ def _translated(target: Target) -> tuple[str, dict[str, str]]:
             )
     understood = {name: value for name, value in parts.items() if name in _UNDERSTOOD}
     sent = {name: value for name, value in parts.items() if name in _SENT}
-    return f"postgresql://?{urlencode(understood)}", sent
+    return Dsn(f"postgresql://?{urlencode(understood)}"), sent

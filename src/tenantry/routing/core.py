@@ -31,6 +31,7 @@ from tenantry.model import Isolation, Mode, Placement, Tenant, TenantState
 from tenantry.perimeter.connection import BoundConnectionMixin, Guard, Mint
 from tenantry.perimeter.token import Signer
 from tenantry.postgres.connect import merge_dsn
+from tenantry.postgres.discretion import hushed
 from tenantry.settings import Settings, load
 
 STARTUP_OPTIONS = " ".join(
@@ -288,7 +289,8 @@ def is_reusable(conn: BoundConnectionMixin) -> bool:
 
 
 def unreachable(target: Target, error: Exception) -> ServerUnreachable:
-    """What it means that no connection could be made."""
+    """What it means that no connection could be made. The error becomes its cause."""
+    hushed(error)
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith("Is the server running")]
     reason = said[-1] if said else "no reason"

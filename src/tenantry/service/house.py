@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import token_bytes, token_hex, token_urlsafe
 from typing import Any
 
@@ -41,7 +41,7 @@ class Initialised:
     """What :func:`init` has made. ``catalog_dsn`` is the application's, and holds a password."""
 
     migrations: tuple[str, ...]
-    catalog_dsn: str | None
+    catalog_dsn: str | None = field(repr=False)
 
 
 async def init(

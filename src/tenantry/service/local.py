@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenantry.errors import NotFound
@@ -22,7 +22,7 @@ class Local:
     directory: Path
     running: bool
     port: int | None = None
-    dsn: str | None = None
+    dsn: str | None = field(default=None, repr=False)
 
 
 def start(directory: str | os.PathLike[str]) -> Local:

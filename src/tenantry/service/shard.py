@@ -17,6 +17,7 @@ from tenantry.perimeter.binder import ADMIN, APP, OPERATOR
 from tenantry.placements.database import TEMPLATE_DATABASE
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn, shown_dsn
 from tenantry.service.control import Control
+from tenantry.settings import Dsn
 
 DATABASE = "tenantry"
 """The name of a shard's pooled database, unless another is given."""
@@ -58,6 +59,7 @@ async def add(
             database holds tenants of another house.
         OperationFailed: something on the server failed; run it again when that is mended.
     """
+    dsn = Dsn(dsn)
     parse_name(name, "shard")
     if parse_identifier(database, "database") in _RESERVED:
         raise InvalidInput(f"{database!r} can't hold tenants", hint="choose another name for the pooled database")
