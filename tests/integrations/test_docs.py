@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx2
 import pytest
+from litestar.testing import TestClient
 from werkzeug.test import Client
 
 from tenantry import Router
@@ -39,6 +42,7 @@ def furnished(make_house: MakeHouse) -> House:
 def settings(furnished: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[House]:
     """As on a developer's machine: the catalog is in the environment, and the tables are empty."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "page", ModuleType("page"))
     monkeypatch.setenv("TENANTRY_CATALOG", furnished.settings.catalog_dsn)
     yield furnished
     with Router(furnished.settings) as router:
@@ -48,7 +52,7 @@ def settings(furnished: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 async def run(page: str) -> dict[str, Any]:
-    names: dict[str, Any] = {"__name__": "page"}
+    names = vars(sys.modules["page"])
     blocks = BLOCK.findall((DOCS / page).read_text("utf-8"))
     assert blocks
     for number, block in enumerate(blocks, 1):
@@ -116,6 +120,20 @@ async def test_the_application_on_the_page_about_flask_serves_its_tenants(settin
     assert Client(names["application"]).get("/", base_url="http://globex.example.com").text == "globex"
     names["Session"].kw["bind"].dispose()
     names["router"].close()
+
+
+def test_the_application_on_the_page_about_litestar_serves_its_tenants(settings: House) -> None:
+    names = asyncio.run(run("litestar.md"))
+    with TestClient(names["app"], base_url="http://acme.example.com") as client:
+        assert client.post("/orders/chairs").status_code == 201
+        assert client.get("/orders").json() == ["chairs"]
+        assert client.get("/orders", headers={"host": "globex.example.com"}).json() == []
+        assert client.get("/").text == "acme is on the plan free"
+        assert client.get("/pricing", headers={"host": "example.com"}).text == "free"
+        assert client.get("/", headers={"host": "nobody.example.com"}).status_code == 404
+        assert client.portal is not None
+        with client.portal() as portal:
+            portal.call(names["Session"].kw["bind"].dispose)
 
 
 async def test_the_table_of_answers_is_true() -> None:
