@@ -64,6 +64,10 @@ bench: $(READY)  ## Run the benchmarks, or one with NAME=bind
 	    $(BIN)/python -m "benchmarks.$$name" $(ARGS); \
 	done
 
+.PHONY: soak
+soak: $(READY)  ## A million operations that go wrong in every way: no foreign row; OPERATIONS=50000 SEED=7
+	@TENANTRY_SOAK=$(or $(OPERATIONS),1000000) TENANTRY_SOAK_SEED=$(SEED) $(BIN)/python -m pytest -q -s -p no:logging tests/soak
+
 .PHONY: docs
 docs: $(READY)  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
