@@ -78,7 +78,7 @@ class Account:
             cwd=cwd,
             input=text,
             timeout=seconds,
-            env=self._environment(),
+            env=self.environment(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -108,7 +108,8 @@ class Account:
         done = self.run("sh", "-c", 'kill "$@"', "sh", f"-{number.value}", *(str(pid) for pid in pids))
         return done.returncode == 0
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What the programs of the server get of our environment."""
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         return {"PATH": "/usr/bin:/bin", **kept, "LC_ALL": "C", "TZ": "UTC"}
 

@@ -274,7 +274,13 @@ class LocalServer:
     def _set_up(self, cluster: Cluster, binaries: Binaries) -> None:
         if cluster.is_temporary and self._watchdog is None and sys.executable:
             user = (self._account.uid, self._account.gid) if self._account.is_other else None
-            self._watchdog = Watchdog(binaries.tool("pg_ctl"), cluster.data, user=user, folders=cluster.folders)
+            self._watchdog = Watchdog(
+                binaries.tool("pg_ctl"),
+                cluster.data,
+                user=user,
+                folders=cluster.folders,
+                environment=self._account.environment(),
+            )
         if cluster.major is None:
             cluster.initialise(binaries, sync=self._settings.get("fsync", "on") not in ("off", "false", "no", "0"))
         cluster.make_socket()

@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 _DONE = "done"
@@ -24,13 +25,23 @@ class Watchdog:
         data: the server's data directory.
         user: uid and gid to run ``pg_ctl`` as; None: our own.
         folders: what to remove afterwards.
+        environment: all that the programs get of ours.
     """
 
-    def __init__(self, pg_ctl: Path, data: Path, *, user: tuple[int, int] | None, folders: list[Path]) -> None:
+    def __init__(
+        self,
+        pg_ctl: Path,
+        data: Path,
+        *,
+        user: tuple[int, int] | None,
+        folders: list[Path],
+        environment: Mapping[str, str],
+    ) -> None:
         uid, gid = user or (-1, -1)
         self._child = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(uid), str(gid), pg_ctl, data, *folders],
             cwd="/",
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -31,7 +31,15 @@ _EXPIRY_WARNING = timedelta(days=14)
 _OVERDUE = timedelta(minutes=5)
 _SHOWN = 10
 
-_OF_THE_CATALOG = ("catalog version", "catalog migrations", "signing key", "operations", "warm pools", "template")
+_OF_THE_CATALOG = (
+    "catalog version",
+    "catalog log",
+    "catalog migrations",
+    "signing key",
+    "operations",
+    "warm pools",
+    "template",
+)
 
 
 async def examine(settings: Settings | None = None) -> list[Check]:
@@ -90,7 +98,7 @@ async def _library(settings: Settings) -> Iterable[Check]:
 async def _operators(control: Control) -> list[Check]:
     found = await attempt("catalog", _catalog(control))
     if any(check.status is Status.FAILED for check in found):
-        rest = _OF_THE_CATALOG[2:]
+        rest = _OF_THE_CATALOG[3:]
         return found + skipped("the catalog is not up to date", *rest, "shards")
     for name, look in (
         ("signing key", _signing_key),
@@ -108,9 +116,18 @@ async def _catalog(control: Control) -> Iterable[Check]:
         there = await (await conn.execute("SELECT to_regclass('tenantry_catalog.tenantry_migrations') AS t")).fetchone()
         assert there is not None
         applied = await (await conn.execute(_SQL["migrations"])).fetchall() if there["t"] else []
+        logged = (await (await conn.execute(_SQL["logged"])).fetchall())[0]["logged"]
     where = shown_dsn(control.store.dsn)
     found = [ok("catalog", f"PostgreSQL {shown_version(number)} at {where}"), *check_version("catalog version", number)]
-    return [*found, judge_migrations("catalog migrations", applied)]
+    return [*found, judge_logging("catalog log", logged), judge_migrations("catalog migrations", applied)]
+
+
+def judge_logging(name: str, logged: bool) -> Check:
+    """What it means that this login can't keep what it writes out of the server's log."""
+    if not logged:
+        return ok(name, "what operators write is not logged by its value")
+    what = "the server may log the parameters of statements, and this login can't change that: keys and passwords"
+    return warning(name, what, "set log_parameter_max_length = 0 there, or GRANT SET ON PARAMETER to this login")
 
 
 def judge_migrations(name: str, applied: Sequence[Mapping[str, Any]]) -> Check:

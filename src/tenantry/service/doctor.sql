@@ -15,9 +15,18 @@ SELECT c.relname AS name FROM pg_catalog.pg_class c
  ORDER BY 1
 
 -- settings --
-SELECT name, setting FROM pg_catalog.pg_settings
- WHERE name IN ('max_prepared_transactions', 'log_parameter_max_length', 'log_parameter_max_length_on_error',
+-- What sessions begin with; of what is set for the application's role, that. Our own session logs less than others.
+SELECT p.name, coalesce((SELECT split_part(o.setting, '=', 2)
+                           FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole,
+                                unnest(s.setconfig) AS o (setting)
+                          WHERE r.rolname = 'tenantry_app' AND s.setdatabase = 0
+                            AND split_part(o.setting, '=', 1) = p.name), p.reset_val) AS setting
+  FROM pg_catalog.pg_settings p
+ WHERE p.name IN ('max_prepared_transactions', 'log_parameter_max_length', 'log_parameter_max_length_on_error',
                 'wal_level', 'max_connections', 'superuser_reserved_connections')
+
+-- logged --
+SELECT current_setting('log_parameter_max_length') <> '0' AS logged
 
 -- clock --
 SELECT extract(epoch FROM clock_timestamp())::float8 AS seconds
