@@ -30,6 +30,7 @@ COMMAND_OF: Mapping[str, str] = {
 WITHOUT_COMMAND: Mapping[str, str] = {
     "doctor.examine_shard": "a part of examine, for a shard that has just been added",
     "doctor.judge_key": "a decision of examine",
+    "doctor.judge_logging": "a decision of examine",
     "doctor.judge_migrations": "a decision of examine",
     "house.behind": "what 'migrate' brings up to date, and the doctor counts",
     "house.create_database": "a part of 'init'",

@@ -56,7 +56,7 @@ def test_the_doctor_warns_where_the_roles_setting_is_missing(confession: Confess
         finally:
             conn.execute("ALTER ROLE tenantry_app SET log_parameter_max_length = 0")
     assert "tokens can get into the server's log" in found["shard main settings"].what
-    assert found["shard main perimeter"].status is not Status.OK
+    assert [name for name, check in found.items() if "perimeter" in name and check.status is not Status.OK]
 
 
 def test_a_login_that_can_not_keep_its_parameters_out_of_the_log_is_told_so() -> None:
