@@ -21,7 +21,8 @@ from tenantry.postgres.connect import merge_dsn
 from tenantry.routing.asyncpg import _translated, connect_asyncpg, merge_settings
 from tenantry.routing.core import Target
 from tests.fixtures.house import House
-from tests.integrations.havoc import admin
+from tests.fixtures.proxy import Proxy
+from tests.integrations.havoc import admin, end_sessions
 
 pytestmark = pytest.mark.anyio
 
@@ -328,6 +329,33 @@ async def test_a_dsn_through_a_host_that_does_not_resolve_is_a_server_that_does_
     with pytest.raises(ServerUnreachable, match="does not answer") as caught:
         await connect_asyncpg(lost, seconds=5, home="public")
     assert caught.value.where == found.name
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_server_that_lets_a_connection_in_and_says_no_more_is_one_that_does_not_answer(
+    extended: House, narrow: AsyncRouter, ends: bool
+) -> None:
+    """Also when the connection is made ready, after the login."""
+
+    logged_in: list[bool] = []
+
+    def change(data: bytes) -> bytes:
+        if logged_in:
+            proxy.hold()
+        logged_in.extend([True] * data.endswith(b"Z\x00\x00\x00\x05I"))
+        return data
+
+    fleet = await narrow.view.fleet()
+    found = narrow.target(await narrow.find("pooled-a"), fleet)
+    with Proxy(extended.servers[0].dsn(tcp=True), change=change) as proxy:
+        silent = replace(found, dsn=proxy.through(found.dsn))
+        task = asyncio.create_task(connect_asyncpg(silent, seconds=0.5 if not ends else 30, home="public"))
+        if ends:
+            assert await asyncio.to_thread(proxy.held.wait, 30)
+            end_sessions(extended)
+        with pytest.raises(ServerUnreachable, match="does not answer"):
+            await task
+        assert logged_in
 
 
 def test_a_library_that_is_not_there_is_named_with_the_command_that_installs_it() -> None:

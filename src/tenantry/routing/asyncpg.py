@@ -61,43 +61,46 @@ async def connect_asyncpg(
         ServerUnreachable: the server does not answer, or refuses the login.
         InvalidInput: the DSN asks for what asyncpg can't do.
     """
-    learned = learned or Learned()
+    learned = learned if learned is not None else Learned()
 
     async def start() -> AsyncpgConnection:
         settings = merge_settings(server_settings or {}, learned.settings)
-        conn: AsyncpgConnection = await _open(target, settings, seconds, options)
-        try:
-            await conn.ready(pooler=pooler, home=home)
-            if init is not None:
-                await init(conn)
-        except BaseException:
-            conn.terminate()
-            raise
+        conn = await _open(target, home, seconds, pooler, {**options, "server_settings": settings})
+        if init is not None:
+            await _or_terminate(conn, init(conn))
         return conn
 
     conn = await start()
-    try:
-        if init is None or pooler or not learned.learn(await conn.fetch(CHANGED)):
-            return conn
-    except BaseException:
-        conn.terminate()
-        raise
+    if init is None or pooler or not learned.learn(await _or_terminate(conn, conn.fetch(CHANGED))):
+        return conn
     conn.terminate()
     return await start()
 
 
-async def _open(target: Target, settings: Mapping[str, str], seconds: float, options: dict[str, Any]) -> Any:
+async def _open(target: Target, home: str, seconds: float, pooler: bool, options: dict[str, Any]) -> AsyncpgConnection:
     url, sent = _translated(target)
+    options["server_settings"] = merge_settings(sent, options["server_settings"])
     try:
-        return await asyncpg.connect(
-            url,
-            timeout=seconds,
-            connection_class=AsyncpgConnection,
-            server_settings=merge_settings(sent, settings),
-            **options,
+        conn: AsyncpgConnection = await asyncpg.connect(
+            url, timeout=seconds, connection_class=AsyncpgConnection, **options
         )
     except (OSError, asyncpg.PostgresError) as error:
         raise unreachable(target, error) from error
+    try:
+        async with asyncio.timeout(seconds):
+            await _or_terminate(conn, conn.ready(pooler=pooler, home=home))
+    except (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
+        raise unreachable(target, error) from error
+    return conn
+
+
+async def _or_terminate(conn: AsyncpgConnection, work: Awaitable[Any]) -> Any:
+    """What comes out of work on a new connection, which ends if the work fails."""
+    try:
+        return await work
+    except BaseException:
+        conn.terminate()
+        raise
 
 
 def drop_asyncpg(conn: AsyncpgConnection) -> None:

@@ -249,7 +249,6 @@ class RoutedPool(Pool):
             cursor.execute(CHANGED)
             rows = cursor.fetchall()
             cursor.close()
-            self._dialect.do_rollback(fairy)
             if self._learned.learn(rows):
                 record.invalidate()
                 self._reconnect(fairy, record, route)
