@@ -77,3 +77,14 @@ def test_a_dump_without_keys_makes_a_whole_database_again(
         for slug in ("acme", "globex"):
             with router.transaction(router.find(slug)) as conn:
                 assert conn.execute("SELECT note FROM orders").fetchall() == [(VALUE,)]
+
+
+def test_what_the_catalog_notes_of_operations_holds_no_secret(confession: Confession) -> None:
+    query = (
+        "SELECT x::text FROM tenantry_catalog.operations x UNION ALL SELECT x::text FROM tenantry_catalog.operation_steps x"
+        " UNION ALL SELECT x::text FROM tenantry_catalog.audit_log x"
+    )
+    with psycopg.connect(confession.control_settings.control_dsn) as conn:
+        text = "\n".join(line for (line,) in conn.execute(query).fetchall())
+    assert "shard add" in text
+    assert confession.found_in(text) == {}
