@@ -14,10 +14,11 @@ import pytest
 
 from tenantry.postgres import versions
 from tenantry.postgres.server import LocalServer
-from tenantry.service import check, doctor, doctor_shards
+from tenantry.service import check, doctor, doctor_residents, doctor_shards
 from tests.fixtures.house import TEMPLATE
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "operate.md").read_text("utf-8")
+MODULES = (check, doctor, doctor_residents, doctor_shards, versions)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,6 +59,6 @@ def test_the_page_runs_from_top_to_bottom(folder: Path) -> None:
 
 def test_what_the_doctor_may_say_is_what_it_says() -> None:
     table = re.findall(r"^\| `([^`]+)` \|", PAGE.partition("## Ask the doctor")[2].partition("\n## ")[0], re.MULTILINE)
-    code = "".join(Path(str(module.__file__)).read_text("utf-8") for module in (check, doctor, doctor_shards, versions))
+    code = "".join(Path(str(module.__file__)).read_text("utf-8") for module in MODULES)
     assert len(table) > 5
     assert [words for words in table if words not in code] == []

@@ -188,6 +188,12 @@ SELECT t.id, t.key, t.slug, t.plan, p.epoch, s.id AS space, s.shard, s.database,
   FROM tenants t JOIN placements p ON p.tenant = t.id JOIN spaces s ON s.id = p.space
  WHERE t.id = ANY (%s) ORDER BY t.id
 
+-- shard_tenants --
+SELECT t.key, t.slug, t.state, p.epoch, s.database,
+       EXISTS (SELECT FROM operation_tenants o WHERE o.tenant = t.id) AS busy
+  FROM tenants t JOIN placements p ON p.tenant = t.id JOIN spaces s ON s.id = p.space
+ WHERE s.shard = %s
+
 -- delete_after --
 SELECT max(delete_after) AS delete_after FROM tenants WHERE id = ANY (%s)
 

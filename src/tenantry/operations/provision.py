@@ -9,7 +9,7 @@ from tenantry.catalog.store import Conn, fetch
 from tenantry.errors import NoCapacity
 from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Work
-from tenantry.placements.levels import LEVELS, admit, dismiss, homes, new_space, standing
+from tenantry.placements.levels import LEVELS, admit, dismiss, homes, new_space, refuse_taken, standing
 from tenantry.placements.space import Space
 
 
@@ -77,8 +77,11 @@ async def _spaces(work: Work) -> list[Space]:
 
 
 async def _build(work: Work) -> None:
-    for space in await _spaces(work):
+    """Before the tenants are let in, and never after: from then on it is they who live there."""
+    spaces = await _spaces(work)
+    for space in spaces:
         await LEVELS[space.isolation].build(work.estate, space)
+    await refuse_taken(work.estate, await homes(work.estate, work.tenants))
 
 
 async def _built(work: Work, conn: Conn) -> None:

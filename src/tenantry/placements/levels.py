@@ -12,6 +12,7 @@ from psycopg import sql
 
 from tenantry.catalog.store import Conn as CatalogConn
 from tenantry.catalog.store import fetch
+from tenantry.errors import KeyTaken
 from tenantry.model import Isolation, KeyType, encode_key, parse_key
 from tenantry.perimeter.binder import APP
 from tenantry.placements import database, pooled, schema
@@ -89,6 +90,28 @@ async def standing(estate: Estate, found: Iterable[Home]) -> list[Home]:
         if not own or await estate.has_database(home.space.shard, home.space.database):
             there.append(home)
     return there
+
+
+async def refuse_taken(estate: Estate, found: Iterable[Home]) -> None:
+    """Make sure that nobody lives where tenants are about to, under their keys or in spaces that are to be their own.
+
+    The catalog gives no key and no space twice; but one that was restored from an older copy does not know whom it has
+    let in since.
+
+    Raises:
+        KeyTaken: somebody does.
+    """
+    for (shard, name), group in by_database(found).items():
+        own = [home.space.schema for home in group if home.space.isolation is not Isolation.POOLED]
+        query = "SELECT code, schema FROM tenantry.residents WHERE code = ANY (%s) OR schema = ANY (%s) LIMIT 1"
+        async with estate.admin(shard, name) as conn:
+            row = await (await conn.execute(query, ([home.code for home in group], own))).fetchone()
+        if row is not None:
+            raise KeyTaken(
+                f"a resident that the catalog does not know has the code {row[0]}, in the schema {row[1]}",
+                where=f"{shard}/{name}",
+                hint="was the catalog restored from an older copy? Run 'tenantry doctor': it lists them",
+            )
 
 
 async def admit(estate: Estate, found: Iterable[Home], state: str = "open") -> None:
