@@ -81,7 +81,8 @@ def test_a_dump_without_keys_makes_a_whole_database_again(
 
 def test_what_the_catalog_notes_of_operations_holds_no_secret(confession: Confession) -> None:
     query = (
-        "SELECT x::text FROM tenantry_catalog.operations x UNION ALL SELECT x::text FROM tenantry_catalog.operation_steps x"
+        "SELECT x::text FROM tenantry_catalog.operations x"
+        " UNION ALL SELECT x::text FROM tenantry_catalog.operation_steps x"
         " UNION ALL SELECT x::text FROM tenantry_catalog.audit_log x"
     )
     with psycopg.connect(confession.control_settings.control_dsn) as conn:

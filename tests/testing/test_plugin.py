@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tenantry.postgres.binaries import Binaries
 from tenantry.postgres.server import THROWAWAY, LocalServer
 
 pytest_plugins = ["pytester"]
@@ -39,6 +40,26 @@ def passed(result: pytest.RunResult) -> int:
 
 def test_the_tests_of_an_application_pass_and_every_planted_fault_is_found(example: pytest.Pytester) -> None:
     assert passed(run(example, "test_shop.py", "test_async.py", "test_faults.py")) > 45
+
+
+@pytest.mark.parametrize("key_type", ["uuid", "text"])
+def test_other_keys_another_column_and_the_oldest_server(
+    example: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, key_type: str, oldest: str
+) -> None:
+    monkeypatch.setenv("TENANTRY_PG_BIN", oldest)
+    tables = example.path.joinpath("migrations", "0001_shop.sql")
+    tables.write_text(
+        tables.read_text().replace("tenant_id bigint", f"tenant_id {key_type}").replace("tenant_id", "owner")
+    )
+    with example.path.joinpath("pytest.ini").open("a") as file:
+        file.write(f"tenantry_key_type = {key_type}\ntenantry_tenant_column = owner\ntenantry_app_schema = shop\n")
+    assert passed(run(example, "test_shop.py")) == 4
+
+
+@pytest.fixture
+def oldest() -> str:
+    """The folder of PostgreSQL 15's programs, or of the oldest that is here."""
+    return str(min(Binaries.find_all(), key=lambda found: found.major).folder)
 
 
 def names(example: pytest.Pytester) -> dict[str, str]:
