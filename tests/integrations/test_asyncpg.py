@@ -424,6 +424,27 @@ async def test_what_is_set_on_the_connection_object_does_not_reach_the_next(
         assert await one(pool, "SELECT '1'::json") == ("1",)
 
 
+@pytest.mark.parametrize("slug", LEVELS)
+async def test_statements_of_the_pool_run_each_in_a_transaction_of_the_tenant(
+    router: AsyncRouter, pool: Pool, slug: str
+) -> None:
+    note = uuid4().hex
+    async with router.tenant_scope(slug) as tenant:
+        assert await pool.execute("INSERT INTO orders (note) VALUES ($1)", note) == "INSERT 0 1"
+        await pool.executemany("INSERT INTO orders (note) VALUES ($1)", [(note,), (note,)])
+        find = "SELECT tenant_id, note FROM orders WHERE note = $1"
+        assert [tuple(row) for row in await pool.fetch(find, note)] == [(tenant.key, note)] * 3
+        assert tuple(await pool.fetchrow(find, note)) == (tenant.key, note)
+        assert await pool.fetchval(find, note, column=1) == note
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await pool.execute("SELECT * FROM nowhere")
+        with pytest.raises(TimeoutError):
+            await pool.fetch("SELECT pg_sleep(600)", timeout=0.05)
+    with pytest.raises(NoTenant):
+        await pool.fetch("SELECT 1")
+    assert router.pools.ledger.idle == len(router.pools.ledger)
+
+
 async def test_the_token_is_in_no_statements_text(house: House, router: AsyncRouter, pool: Pool) -> None:
     async with router.tenant_scope("pooled-a") as tenant, pool.transaction() as conn:
         pid = conn.get_server_pid()

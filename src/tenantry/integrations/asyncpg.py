@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -156,6 +156,33 @@ class Pool:
         finally:
             proxy._detach()
             self._give(place, failure)
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """As asyncpg's, in a transaction of its own, for the tenant of the current scope."""
+        async with self.transaction() as conn:
+            status: str = await conn.execute(query, *args, timeout=timeout)
+            return status
+
+    async def executemany(self, command: str, args: Iterable[Sequence[Any]], *, timeout: float | None = None) -> None:
+        """As asyncpg's; see :meth:`execute`."""
+        async with self.transaction() as conn:
+            await conn.executemany(command, args, timeout=timeout)
+
+    async def fetch(self, query: str, *args: Any, timeout: float | None = None) -> list[Any]:
+        """As asyncpg's; see :meth:`execute`."""
+        async with self.transaction() as conn:
+            rows: list[Any] = await conn.fetch(query, *args, timeout=timeout)
+            return rows
+
+    async def fetchrow(self, query: str, *args: Any, timeout: float | None = None) -> Any:
+        """As asyncpg's; see :meth:`execute`."""
+        async with self.transaction() as conn:
+            return await conn.fetchrow(query, *args, timeout=timeout)
+
+    async def fetchval(self, query: str, *args: Any, column: int = 0, timeout: float | None = None) -> Any:
+        """As asyncpg's; see :meth:`execute`."""
+        async with self.transaction() as conn:
+            return await conn.fetchval(query, *args, column=column, timeout=timeout)
 
     async def close(self) -> None:
         """Close the connections that nobody uses."""
