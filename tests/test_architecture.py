@@ -98,6 +98,7 @@ def test_a_room_of_the_library_needs_no_optional_dependency(room: str) -> None:
         ("tenantry.integrations.sqlalchemy", "sqlalchemy", "sqlalchemy"),
         ("tenantry.integrations.celery", "celery", "celery"),
         ("tenantry.integrations.flask", "flask", "flask"),
+        ("tenantry.integrations.jupyter", "IPython", "jupyter"),
         ("tenantry.integrations.litestar", "litestar", "litestar"),
         ("tenantry.resolve.jwt", "joserfc", "jwt"),
     ],

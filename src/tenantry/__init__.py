@@ -37,13 +37,15 @@ _HOME = {
     "carry_scope": "context",
     "carry_to_process": "routing.processes",
     "current_tenant": "context",
+    "load_ipython_extension": "integrations.jupyter",
     "tenant_scope": "context",
+    "unload_ipython_extension": "integrations.jupyter",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is used first: pytest loads our plugin in every project that has us installed."""
-    if name not in __all__:
+    if name not in __all__ and name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME.get(name, 'model')}"), name)
     return value
