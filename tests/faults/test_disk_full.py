@@ -108,7 +108,7 @@ def databases(disk: Disk) -> int:
     return int(row[0])
 
 
-@pytest.mark.parametrize("left", [64, 1024, 3072])
+@pytest.mark.parametrize("left", [64, 1024])
 async def test_a_tenant_that_finds_no_space_is_taken_in_when_there_is_some(disk: Disk, left: int) -> None:
     slug = f"big-{left}"
     await asyncio.to_thread(disk.fill, left)
