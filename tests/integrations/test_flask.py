@@ -12,6 +12,7 @@ from flask import (
     Blueprint,
     Flask,
     Response,
+    current_app,
     g,
     render_template_string,
     request,
@@ -42,11 +43,49 @@ def slug() -> str:
     return scope.tenant.slug if scope else "nobody"
 
 
-def application(**config: Any) -> Flask:
+def who() -> str:
+    return slug()
+
+
+def where() -> str:
+    return url_for("who") + " " + request.script_root
+
+
+def page() -> str:
+    return render_template_string("{{ current_tenant().name }}")
+
+
+async def later() -> str:
+    return slug()
+
+
+def fail() -> str:
+    raise current_app.config["ERROR"]
+
+
+def stream() -> Response:
+    g.color = "red"
+    seen: list[str] = current_app.config["SEEN"]
+
+    def parts() -> Iterator[str]:
+        for _ in range(3):
+            yield f"{slug()} {g.color}\n"
+        seen.append(f"streamed {slug()}")
+
+    response = Response(stream_with_context(parts()))
+    response.call_on_close(lambda: seen.append(f"closed {slug()}"))
+    return response
+
+
+def plain_stream() -> Response:
+    return Response(f"{slug()}\n" for _ in range(2))
+
+
+def application() -> Flask:
     """An application that says where it has seen whom."""
     app = Flask("shop")
-    app.config.update(config)
-    seen: list[str] = app.config.setdefault("SEEN", [])
+    seen: list[str] = []
+    app.config["SEEN"] = seen
 
     @app.before_request
     def before() -> None:
@@ -66,47 +105,10 @@ def application(**config: Any) -> Flask:
     def teardown_app(error: BaseException | None) -> None:
         seen.append(f"end {slug()}")
 
-    @app.route("/")
-    def who() -> str:
-        return slug()
-
-    @app.route("/where")
-    def where() -> str:
-        return url_for("who") + " " + request.script_root
-
-    @app.route("/page")
-    def page() -> str:
-        return render_template_string("{{ current_tenant().name }}")
-
-    @app.route("/later")
-    async def later() -> str:
-        return slug()
-
-    @app.route("/fail")
-    def fail() -> str:
-        raise app.config["ERROR"]
-
-    @app.route("/stream")
-    def stream() -> Response:
-        g.color = "red"
-
-        def parts() -> Iterator[str]:
-            for _ in range(3):
-                yield f"{slug()} {g.color}\n"
-            seen.append(f"streamed {slug()}")
-
-        response = Response(stream_with_context(parts()))
-        response.call_on_close(lambda: seen.append(f"closed {slug()}"))
-        return response
-
-    @app.route("/plain-stream")
-    def plain_stream() -> Response:
-        return Response(f"{slug()}\n" for _ in range(2))
-
-    @app.route("/healthz")
-    def health() -> str:
-        return slug()
-
+    views: list[tuple[str, Any]] = [("/", who), ("/where", where), ("/page", page), ("/later", later), ("/fail", fail)]
+    for path, view in [*views, ("/stream", stream), ("/plain-stream", plain_stream)]:
+        app.add_url_rule(path, view.__name__, view)
+    app.add_url_rule("/healthz", "health", who)
     pages = Blueprint("pages", "pages")
     pages.add_url_rule("/welcome", "welcome", who)
     pages.add_url_rule("/terms", "terms", who)
