@@ -55,14 +55,15 @@ class Chain:
         """
         if self._host_header is not None:
             request = request.behind(self._host_header)
-        answers = (resolver.resolve(request) for resolver in self._resolvers)
-        claims = tuple(claim for claim in answers if claim is not None)
+        answers = [resolver.resolve(request) for resolver in self._resolvers]
+        claims = tuple([claim for claim in answers if claim is not None])
         if not claims:
             raise NoTenant(
                 f"the request names no tenant; looked at: {'; '.join(self.names)}",
                 hint="name the tenant in one of these places",
             )
-        _same((claim, claim.value) for claim in claims if claim.kind is ClaimKind.SLUG)
+        if len(claims) > 1:
+            _same((claim, claim.value) for claim in claims if claim.kind is ClaimKind.SLUG)
         return claims
 
 
@@ -87,7 +88,8 @@ def agree(found: Sequence[tuple[Claim, Tenant | None]]) -> Tenant:
     """
     if not found:
         raise NoTenant("the request names no tenant")
-    _same((claim, tenant and tenant.id) for claim, tenant in found)
+    if len(found) > 1:
+        _same((claim, tenant and tenant.id) for claim, tenant in found)
     tenant = found[0][1]
     if tenant is None:
         raise TenantNotFound("no claim of the request names a tenant that exists")

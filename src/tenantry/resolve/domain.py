@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tenantry.errors import InvalidInput
-from tenantry.resolve.claim import Claim, ClaimKind
+from tenantry.resolve.claim import Claim, ClaimKind, known_claim
 from tenantry.resolve.hosts import is_domain, names, normalise_host, parse_domain
 from tenantry.resolve.request import RequestFacts
 
@@ -38,4 +38,4 @@ class CustomDomain:
         host = normalise_host(request.host)
         if not is_domain(host) or any(host == own or host.endswith(f".{own}") for own in self._own):
             return None
-        return Claim(ClaimKind.DOMAIN, host, self.name)
+        return known_claim(ClaimKind.DOMAIN, host, self.name)

@@ -6,7 +6,7 @@ import re
 
 from tenantry.errors import InvalidInput, Unresolved
 from tenantry.model import shown
-from tenantry.resolve.claim import Claim, ClaimKind, parse_kind
+from tenantry.resolve.claim import Claim, ClaimKind, known_claim, parse_kind
 from tenantry.resolve.request import RequestFacts
 
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^`|~-]{1,100}", re.ASCII)
@@ -43,7 +43,7 @@ class Header:
             return None
         if not value.isascii():
             raise Unresolved(f"{shown(value)} is not visible ASCII", where=self.name)
-        return Claim(self._kind, value, self.name)
+        return known_claim(self._kind, value, self.name)
 
 
 def parse_header_name(value: object) -> str:

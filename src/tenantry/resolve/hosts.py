@@ -11,6 +11,7 @@ import ipaddress
 import re
 import string
 from collections.abc import Collection
+from functools import lru_cache
 
 from tenantry.errors import InvalidInput, Unresolved
 from tenantry.model import shown
@@ -25,6 +26,7 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 _FOLD = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
+@lru_cache(maxsize=4096)
 def normalise_host(host: str) -> str:
     """The name in a ``Host`` header: lower case, without port and trailing dot. An IPv6 address keeps its brackets.
 

@@ -6,7 +6,7 @@ import re
 
 from tenantry.errors import InvalidInput, Unresolved
 from tenantry.model import shown
-from tenantry.resolve.claim import Claim, ClaimKind
+from tenantry.resolve.claim import Claim, ClaimKind, known_claim
 from tenantry.resolve.header import slug_or_key
 from tenantry.resolve.request import RequestFacts
 
@@ -46,4 +46,4 @@ class Path:
         if {".", ".."}.intersection(request.path.split("/")):
             raise Unresolved("the path has '.' or '..' segments", where=self.name, hint="send the path they stand for")
         value = request.path.removeprefix(self._before).partition("/")[0]
-        return Claim(self._kind, value, self.name, path_prefix=f"{self._before}{value}")
+        return known_claim(self._kind, value, self.name, path_prefix=f"{self._before}{value}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self
@@ -38,12 +38,11 @@ class RequestFacts:
         """
         if scope["type"] not in ("http", "websocket"):
             raise Unresolved(f"a scope of type {shown(scope['type'])} is not a request")
-        pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope.get("headers", ())]
-        headers = _multi_map(pairs)
+        headers = _AsgiHeaders(scope.get("headers", ()))
         client = scope.get("client")
         return cls(
             scheme=scope.get("scheme") or ("http" if scope["type"] == "http" else "ws"),
-            host=_only_host(headers),
+            host=_only_host(headers.get("host", ())),
             path=_below(scope["path"], scope.get("root_path") or ""),
             headers=headers,
             client=client[0] if client else None,
@@ -62,7 +61,7 @@ class RequestFacts:
         headers = _multi_map([(name.replace("_", "-").lower(), value) for name, value in named])
         return cls(
             scheme=environ.get("wsgi.url_scheme", "http"),
-            host=_only_host(headers),
+            host=_only_host(headers.get("host", ())),
             path=_utf8(environ.get("PATH_INFO", "")) or "/",
             headers=headers,
             client=environ.get("REMOTE_ADDR") or None,
@@ -97,6 +96,31 @@ class RequestFacts:
         return replace(self, host=host)
 
 
+class _AsgiHeaders(Mapping[str, tuple[str, ...]]):
+    """The headers of an ASGI scope. A resolver reads one of them, so the others are not decoded."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        self._pairs = tuple(pairs)
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        wanted = name.encode("latin-1", "replace")
+        found = tuple([value.decode("latin-1") for each, value in self._pairs if each.lower() == wanted])
+        if not found:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name.decode("latin-1").lower() for name, _ in self._pairs))
+
+    def __len__(self) -> int:
+        return len({name.lower() for name, _ in self._pairs})
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 def _multi_map(pairs: list[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
@@ -104,8 +128,7 @@ def _multi_map(pairs: list[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
     return MappingProxyType(found)
 
 
-def _only_host(headers: Mapping[str, tuple[str, ...]]) -> str:
-    hosts = headers.get("host", ())
+def _only_host(hosts: tuple[str, ...]) -> str:
     if len(hosts) > 1:
         raise Unresolved(f"the request has {len(hosts)} Host headers", hint="send exactly one")
     return hosts[0] if hosts else ""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tenantry.errors import InvalidInput, Unresolved
 from tenantry.model import shown
-from tenantry.resolve.claim import Claim, ClaimKind
+from tenantry.resolve.claim import Claim, ClaimKind, known_claim
 from tenantry.resolve.hosts import names, normalise_host, parse_domain
 from tenantry.resolve.request import RequestFacts
 
@@ -56,4 +56,4 @@ class Subdomain:
                 where=self.name,
                 hint="use one label; list the application's own names in 'ignore'",
             )
-        return Claim(ClaimKind.SLUG, label, self.name)
+        return known_claim(ClaimKind.SLUG, label, self.name)

@@ -125,11 +125,11 @@ class Router(RouterCore):
         """
         match claim.kind:
             case ClaimKind.SLUG:
-                return self.find(claim.value)
+                return self.view.find("slug", claim.value)
             case ClaimKind.KEY:
                 return self.find(key=claim.value)
             case ClaimKind.DOMAIN:
-                return self.find(domain=claim.value)
+                return self.view.find("domain", claim.value)
 
     def admit(self, claims: Sequence[Claim]) -> Tenant:
         """The one tenant that all claims of a request name, if it may work now.

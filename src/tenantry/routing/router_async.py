@@ -124,11 +124,11 @@ class AsyncRouter(RouterCore):
         """
         match claim.kind:
             case ClaimKind.SLUG:
-                return await self.find(claim.value)
+                return await self.view.find("slug", claim.value)
             case ClaimKind.KEY:
                 return await self.find(key=claim.value)
             case ClaimKind.DOMAIN:
-                return await self.find(domain=claim.value)
+                return await self.view.find("domain", claim.value)
 
     async def admit(self, claims: Sequence[Claim]) -> Tenant:
         """The one tenant that all claims of a request name, if it may work now.
