@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
+from tenantry.errors import InvalidInput
+
 DIGITS = 10
 SHORTEST = 6
 """A value with fewer characters turns up by chance."""
 
 TAKEN = 16
 """Of the values that a test has written itself, those with so many characters are taken to be one tenant's alone."""
-
-_DEEPEST = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +73,32 @@ class Secrets:
         return list(found.values())
 
 
-def texts(value: object, depth: int = 0) -> Iterator[str]:
-    """Every text in a value: in responses, rows, objects, and what they hold.
+def texts(value: object) -> Iterator[str]:
+    """Every text in a value: in responses, rows, objects, and what they hold. Each object is looked at once.
 
     Raises:
-        TypeError: an iterator, which can be read only once.
+        InvalidInput: an iterator, which can be read only once.
     """
-    if value is None or isinstance(value, (bool, float)) or depth > _DEEPEST:
-        return
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (bytes, bytearray, memoryview)):
-        yield bytes(value).decode(errors="replace")
-    elif isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from texts(name, depth + 1)
-            yield from texts(each, depth + 1)
-    elif isinstance(value, Iterator):
-        raise TypeError(f"{type(value).__name__} can be read only once: give its list")
-    elif (parts := _parts(value)) is not None:
-        for each in parts:
-            yield from texts(each, depth + 1)
-    else:
-        yield str(value)
+    seen: dict[int, object] = {}  # with the objects: an id is used again when its object is gone
+    todo = [value]
+    while todo:
+        each = todo.pop()
+        if each is None or isinstance(each, (bool, float)) or id(each) in seen:
+            continue
+        seen[id(each)] = each
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, (bytes, bytearray, memoryview)):
+            yield bytes(each).decode(errors="replace")
+        elif isinstance(each, Mapping):
+            todo += [*each.keys(), *each.values()]
+        elif isinstance(each, Iterator):
+            what = f"{type(each).__name__} can be read only once"
+            raise InvalidInput(what, hint="give what it yields: list(...)")
+        elif (parts := _parts(each)) is not None:
+            todo += parts
+        else:
+            yield str(each)
 
 
 def _parts(value: object) -> Iterable[Any] | None:
