@@ -103,6 +103,11 @@ FAULTS = {
         "DROP TABLE notes; DROP INDEX lone",
         r"notes: a row refers to a row of globex by notes_customer_fkey",
     ),
+    "a wall that is too high": (
+        "CREATE POLICY a_b ON events AS RESTRICTIVE FOR SELECT USING (false)",
+        "DROP POLICY a_b ON events",
+        r"events: acme sees 0 of its own 1 row there",
+    ),
     "TRUNCATE": (
         "GRANT TRUNCATE ON orders TO tenantry_app",
         "REVOKE TRUNCATE ON orders FROM tenantry_app",
@@ -153,6 +158,22 @@ def test_a_hole_is_found(tenantry_house: Any, assert_no_leak: Any, fault: str) -
 
 def test_the_wall_is_whole_again(assert_no_leak: Any) -> None:
     assert assert_no_leak().report
+
+
+@pytest.mark.tenantry(isolation="database")
+def test_a_tenant_among_the_residents_of_anothers_database_is_found(
+    tenantry_house: Any, assert_no_leak: Any, two_tenants: Any
+) -> None:
+    acme, globex = two_tenants
+    root = tenantry_house.root(globex.placement.database)
+    query = "INSERT INTO tenantry.residents SELECT %s, %s, 1, 'open', schema, plan FROM tenantry.residents"
+    root.execute(query, (acme.code, acme.key))
+    try:
+        found = rf"{globex.placement.database}: acme-database can be bound in the database of globex-database"
+        with pytest.raises(AssertionError, match=found):
+            assert_no_leak()
+    finally:
+        root.execute("DELETE FROM tenantry.residents WHERE code = %s", (acme.code,))
 
 
 def test_what_may_be_left_out_is_named(tenantry_house: Any, assert_no_leak: Any) -> None:
