@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import Celery, Task, chain, chord, group
+from celery import Celery, Task, chain, chord, group, signals
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -300,6 +300,17 @@ def test_two_applications_in_one_process_each_find_their_tenants(app: Celery[Any
             assert task(each).apply().get() == ("pooled-a", "rw")
         assert seen() is None
         assert len([whose(message.headers) for message in messages(each)]) == 2
+
+
+@pytest.mark.parametrize("signal", [signals.worker_process_shutdown, signals.worker_shutdown])
+def test_a_process_of_a_worker_closes_its_connections_at_its_end(
+    app: Celery[Any], sync_router: Router, signal: Any
+) -> None:
+    with sync_router.tenant_scope("pooled-a"), sync_router.transaction():
+        pass
+    assert len(sync_router.pools) == 1
+    signal.send(sender=app)
+    assert len(sync_router.pools) == 0
 
 
 def test_celerys_own_tasks_need_no_tenant(app: Celery[Any]) -> None:

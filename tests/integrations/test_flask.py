@@ -205,6 +205,17 @@ def test_exempt_paths_endpoints_blueprints_and_views_need_no_tenant(sync_router:
     assert_problem(get(app, "/page", host="10.0.0.7:8000"), 404, "no-tenant")
 
 
+def test_what_flask_refuses_flask_answers(app: Flask, sync_router: Router) -> None:
+    app.config["TRUSTED_HOSTS"] = [".example.com"]
+    assert get(app).text == "pooled-a"
+    assert_problem(get(app, host="pooled-a.example.org"), 404, "no-tenant")
+    assert app.test_client().delete("/", base_url=f"http://{HOST}").status_code == 405
+    tenantless = application()
+    tenantless.config["TRUSTED_HOSTS"] = [".example.com"]
+    Tenantry(tenantless, sync_router, BY_HOST, optional=True)
+    assert get(tenantless, host="pooled-a.example.org").status_code == 400
+
+
 def test_one_endpoint_of_a_blueprint_can_be_exempt(sync_router: Router) -> None:
     app = application()
     Tenantry(app, sync_router, BY_HOST, exempt=["pages.terms"])

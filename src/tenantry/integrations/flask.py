@@ -102,10 +102,10 @@ class Tenantry:
         """Whether a request goes to an endpoint that needs no tenant."""
         if not self._endpoints and not self._views:
             return False
-        adapter = app.create_url_adapter(app.request_class(environ))
         try:
-            endpoint, _ = adapter.match() if adapter is not None else (None, {})
-        except HTTPException:
+            adapter = app.create_url_adapter(app.request_class(environ))
+            endpoint = adapter.match()[0] if adapter is not None else None
+        except HTTPException:  # the application will say so itself
             return False
         if endpoint is None:
             return False
