@@ -11,9 +11,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
-from tenantry import Router, Tenant
+from tenantry import AsyncRouter, Router, Tenant
 from tenantry.errors import TenantryError
+from tenantry.integrations.asyncpg import create_pool
+from tenantry.integrations.sqlalchemy import create_async_engine
 from tenantry.model import Mode
 from tenantry.perimeter.token import Signer
 from tenantry.postgres.connect import parse_dsn
@@ -116,6 +119,7 @@ def confession() -> Iterator[Confession]:
             made = asyncio.run(live(told))
             told.settings = Settings(catalog=told.secrets["the catalog's DSN"].copy().pop())
             work(told, made)
+            asyncio.run(work_with_others(told, made))
         finally:
             logging.getLogger().removeHandler(handler)
             for name, level in levels.items():
@@ -143,6 +147,18 @@ async def live(told: Confession) -> list[Tenant]:
         }
         told.secrets["the catalog's DSN"] = {library}
     return made
+
+
+async def work_with_others(told: Confession, made: list[Tenant]) -> None:
+    """The same with other drivers and with an ORM's engine that shows what it does."""
+    async with AsyncRouter(told.settings) as router:
+        pool, engine = create_pool(router), create_async_engine(router, echo=False)
+        for tenant in made:
+            async with pool.transaction(tenant) as conn:
+                assert await conn.fetchval("SELECT count(*) FROM orders WHERE note = $1", VALUE) == 1
+            async with router.tenant_scope(tenant), engine.begin() as connection:
+                await connection.execute(text("SELECT * FROM orders WHERE note = :note"), {"note": VALUE})
+        await engine.dispose()
 
 
 def password(dsn: str) -> str:

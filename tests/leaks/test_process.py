@@ -12,10 +12,13 @@ from typing import Any
 import psycopg
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from tenantry import AsyncRouter, Router
 from tenantry import errors as errors_module
 from tenantry.errors import MissingDependency, ServerUnreachable, TenantryError
+from tenantry.integrations.asyncpg import create_pool
+from tenantry.integrations.sqlalchemy import create_async_engine
 from tenantry.model import Mode
 from tenantry.postgres.connect import connect, connect_sync, merge_dsn, parse_dsn
 from tenantry.service import house as houses
@@ -89,6 +92,21 @@ async def of_a_shard_with_threads(told: Confession) -> None:
             raise AssertionError
 
 
+async def of_a_shard_with_asyncpg(told: Confession) -> None:
+    async with AsyncRouter(told.settings) as router:
+        tenant = await router.find("acme")
+        _misdirect(router)
+        async with create_pool(router).transaction(tenant) as conn:
+            await conn.fetch("SELECT 1")
+
+
+async def of_a_shard_with_sqlalchemy(told: Confession) -> None:
+    async with AsyncRouter(told.settings) as router, router.tenant_scope("acme"):
+        _misdirect(router)
+        async with create_async_engine(router).connect() as conn:
+            await conn.execute(text("SELECT 1"))
+
+
 async def of_a_refused_binding(told: Confession) -> None:
     async with AsyncRouter(told.settings) as router:
         tenant = await router.find("acme")
@@ -150,6 +168,8 @@ FAILURES: list[Callable[[Confession], Awaitable[None]]] = [
     of_a_wrong_login,
     of_a_shard,
     of_a_shard_with_threads,
+    of_a_shard_with_asyncpg,
+    of_a_shard_with_sqlalchemy,
     of_a_refused_binding,
     of_a_statement,
     of_the_control_plane,
