@@ -160,6 +160,16 @@ def test_what_follows_on_a_task_for_nobody_is_for_the_tenant_around_it(app: Cele
     assert [whose(each["options"]["headers"]) for each in embedded(message, "chain")] == [f"id:{tenant.id}"]
 
 
+def test_a_chain_that_begins_with_a_named_tenant_goes_on_for_it(app: Celery[Any]) -> None:
+    see = task(app)
+    chain(see.s().set(tenant="pooled-a"), see.s(), see.s().set(tenant="pooled-b")).delay()
+    (message,) = messages(app)
+    assert whose(message.headers) == "slug:pooled-a"
+    last, middle = (each["options"] for each in embedded(message, "chain"))
+    assert whose(middle["headers"]) == "slug:pooled-a"
+    assert (last["tenant"], last.get("headers")) == ("pooled-b", None)
+
+
 def test_the_body_of_a_chord_is_not_for_whichever_tenant_ends_last(app: Celery[Any]) -> None:
     """Celery puts the body into the messages of the header's tasks; this is how Redis has it."""
     see = task(app)
@@ -224,6 +234,7 @@ def test_eager_compositions_run_for_the_tenant(eager: Celery[Any], sync_router: 
     with sync_router.tenant_scope("schema-a"):
         assert (see.s() | see.s()).delay().get() == ("schema-a", "rw")
         assert group(see.s(), see.s()).delay().get() == [("schema-a", "rw")] * 2
+        assert see.map([1, 2]).apply_async().get() == [("schema-a", "rw")] * 2
         assert chord([see.s(), see.s()], collect.s()).delay().get() == [*[("schema-a", "rw")] * 2, "schema-a"]
 
 
