@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from tenantry import AsyncRouter, Router
 from tenantry.errors import ServerFull
+from tenantry.integrations import asyncpg
 from tenantry.integrations.sqlalchemy import create_async_engine, create_engine
 from tenantry.postgres.server import THROWAWAY, LocalServer
 from tenantry.service import house as houses
@@ -125,7 +126,7 @@ async def test_who_comes_to_a_full_server_waits_until_somebody_leaves(
     house: House, crowded: list[psycopg.Connection]
 ) -> None:
     async with AsyncRouter(house.settings) as router:
-        engine = create_async_engine(router)
+        engine, pool = create_async_engine(router), asyncpg.create_pool(router)
 
         async def psycopg_way() -> None:
             async with router.tenant_scope(SLUGS[0]), router.transaction() as conn:
@@ -135,12 +136,18 @@ async def test_who_comes_to_a_full_server_waits_until_somebody_leaves(
             async with router.tenant_scope(SLUGS[1]), engine.begin() as conn:
                 await conn.execute(text("SELECT 1"))
 
-        waiting = [asyncio.create_task(way()) for way in (psycopg_way, sqlalchemy_way) for _ in range(100)]
+        async def asyncpg_way() -> None:
+            async with router.tenant_scope(SLUGS[2]), pool.transaction() as conn:
+                await conn.execute("SELECT 1")
+
+        ways = psycopg_way, sqlalchemy_way, asyncpg_way
+        waiting = [asyncio.create_task(way()) for way in ways for _ in range(100)]
         done, _ = await asyncio.wait(waiting, timeout=0.5)
         assert not done
         crowded.pop().close()
         await asyncio.gather(*waiting)
         await engine.dispose()
+        await pool.close()
 
 
 def test_threads_wait_as_well(house: House, crowded: list[psycopg.Connection]) -> None:

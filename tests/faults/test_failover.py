@@ -17,7 +17,7 @@ from sqlalchemy import text
 from tenantry import AsyncRouter, Router
 from tenantry.errors import ServerUnreachable
 from tenantry.integrations.sqlalchemy import create_async_engine, create_engine
-from tenantry.postgres.connect import merge_dsn
+from tenantry.postgres.connect import merge_dsn, parse_dsn
 from tenantry.postgres.server import THROWAWAY, LocalServer
 from tenantry.service import doctor
 from tenantry.service import house as houses
@@ -197,3 +197,44 @@ async def test_the_house_can_be_told_where_the_shard_is_now(pair: Pair) -> None:
             async with router.transaction() as conn:  # the news, or the catalog itself, has led it there
                 cursor = await conn.execute("SELECT tenantry.current_tenant_v1()")
                 assert await cursor.fetchone() == (tenant.key,)
+
+
+@pytest.fixture
+def catalog_pair() -> Iterator[tuple[LocalServer, LocalServer]]:
+    """A server for catalogs, and its standby."""
+    folder = Path(tempfile.mkdtemp(prefix="tenantry-test-"))
+    folder.chmod(0o711)
+    try:
+        with LocalServer(folder / "one", settings=THROWAWAY) as primary:
+            standby = make_standby(primary, folder / "two")
+            try:
+                wait_for_each_other(primary)
+                yield primary, standby
+            finally:
+                standby.stop("immediate")
+    finally:
+        shutil.rmtree(folder)
+
+
+async def test_the_catalog_can_fail_over_too(catalog_pair: tuple[LocalServer, LocalServer]) -> None:
+    primary, standby = catalog_pair
+    hosts = both(primary, standby)
+    dsn = merge_dsn(primary.dsn("tenantry_catalog", tcp=True), **hosts)
+    settings = Settings(catalog=dsn, control=dsn, template=f"sql:{TEMPLATE}", shared_tables=("countries",))
+    with LocalServer(settings=THROWAWAY) as shard:
+        await houses.create_database(dsn)
+        async with Control(settings, actor="test") as control:
+            made = await houses.init(control)
+            await shards.add(control, "main", shard.dsn(tcp=True), database="app")
+            await tenants.create(control, "early")
+            assert made.catalog_dsn
+            assert parse_dsn(made.catalog_dsn)["port"] == hosts["port"]
+            async with AsyncRouter(Settings(catalog=made.catalog_dsn)) as router:
+                await router.find("early")
+                await asyncio.to_thread(primary.crash)
+                await asyncio.to_thread(promote, standby)
+                await tenants.create(control, "late")
+                while not router.view.cache.listening:  # noqa: ASYNC110 - until then it says what it knows
+                    await asyncio.sleep(0)
+                async with router.tenant_scope("late"), router.transaction() as conn:
+                    await conn.execute("SELECT 1")

@@ -381,6 +381,7 @@ def test_somebody_else_s_idle_connection_to_the_same_database_makes_room_if_the_
     assert mine
     setting.ledger.give(mine, keep=True)
     setting.ledger.hold_back(mine.key.target)
+    setting.clock.now = GROW_SECONDS
     theirs = Key(mine.key.target, "an engine")
     place = setting.ledger.take(theirs, 10, Box.close)
     assert place is not None

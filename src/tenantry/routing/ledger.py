@@ -283,7 +283,9 @@ class Ledger:
             return place
         if self._counts.get(key, 0) >= size or self._pending[key.target.shard] >= max(1, self.budget // 2):
             return None
-        if self._caps and not self._may_ask(key.target) and not (swap and self._swap(key.target, doomed)):
+        if self._is_capped(key.target) and not (
+            (swap and self._swap(key.target, doomed)) or self._may_grow(key.target)
+        ):
             return None
         if self._total >= self.budget:
             if not self._idle:
@@ -295,11 +297,13 @@ class Ledger:
         self._counts[key] = self._counts.get(key, 0) + 1
         return Place(key, drop, self._clock(), self._term, self._pid)
 
-    def _may_ask(self, target: Target) -> bool:
-        """Whether the server may be asked for one more connection."""
+    def _is_capped(self, target: Target) -> bool:
         cap = self._caps.get(target)
-        if cap is None or self._totals[target] < cap.limit:
-            return True
+        return cap is not None and self._totals[target] >= cap.limit
+
+    def _may_grow(self, target: Target) -> bool:
+        """Whether the time has come to ask the server for one more connection."""
+        cap = self._caps[target]
         if self._clock() < cap.grow_at:
             return False
         cap.limit += max(1, cap.limit // 2)
