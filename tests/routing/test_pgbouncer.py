@@ -14,10 +14,11 @@ import pytest
 from sqlalchemy import text
 
 from tenantry import AsyncRouter, Router
-from tenantry.errors import BindingRefused, InvalidSettings, ServerUnreachable
+from tenantry.errors import BindingRefused, InvalidSettings, ServerFull, ServerUnreachable
+from tenantry.integrations import asyncpg
 from tenantry.integrations.sqlalchemy import create_async_engine, create_engine
 from tenantry.postgres.server import THROWAWAY, LocalServer
-from tenantry.service import doctor
+from tenantry.service import doctor, perimeter
 from tenantry.service.check import Status
 from tenantry.settings import Settings
 from tests.fixtures.house import House
@@ -147,6 +148,19 @@ async def test_sqlalchemy_with_tasks_does_the_same(router: AsyncRouter) -> None:
     witness.check()
 
 
+async def test_asyncpg_does_the_same(router: AsyncRouter) -> None:
+    witness, pool = Witness(), asyncpg.create_pool(router)
+
+    async def work(slug: str, number: int) -> None:
+        async with router.tenant_scope(slug) as tenant, pool.transaction() as conn:
+            await conn.execute(WRITE.format(f"{slug}/{number}"))
+            witness.saw(slug, tenant.key, [tuple(row) for row in await conn.fetch(READ)])
+
+    await _tasks(work)
+    await pool.close()
+    witness.check()
+
+
 def test_sqlalchemy_with_threads_does_the_same(settings: Settings) -> None:
     witness = Witness()
     with Router(settings) as router:
@@ -231,6 +245,19 @@ def test_sqlalchemy_discards_it_as_well(settings: Settings, one_session: PgBounc
         with other.tenant_scope("pooled-b") as tenant, engine.connect() as conn:
             assert (conn.scalar(text(WHO)), conn.scalar(text(PID)) != dirty) == (tenant.key, True)
         engine.dispose()
+
+
+@pytest.mark.parametrize("statement", DIRT)
+async def test_asyncpg_discards_it_as_well(router: AsyncRouter, one_session: PgBouncer, statement: str) -> None:
+    pool = asyncpg.create_pool(router)
+    async with router.tenant_scope("pooled-a"), router.transaction() as conn:
+        row = await (await conn.execute(PID)).fetchone()
+        await conn.execute(statement.encode())
+    for _ in range(3):
+        async with router.tenant_scope("pooled-b") as tenant, pool.transaction() as direct:
+            assert await direct.fetchval(WHO) == tenant.key
+            assert await direct.fetchval(PID) != (row or (0,))[0]
+    await pool.close()
 
 
 def test_more_dirty_sessions_than_connections_of_the_process_are_no_more_than_work(
@@ -447,6 +474,37 @@ async def test_a_pooler_that_lets_it_in_does_not_let_it_bind_and_the_doctor_says
     known = house.control_settings.model_copy(update={"pooler": True})
     found = {check.name: check for check in await doctor.examine(known)}["shard main login"]
     assert (found.status, "through a pooler" in found.what) == (Status.OK, True)
+
+
+async def test_defaults_that_a_tenant_plants_on_the_role_are_named_and_removed(
+    house: House, router: AsyncRouter, one_session: PgBouncer
+) -> None:
+    """Without a pooler connections start with settings of their own; a pooler's sessions start with the role's."""
+    async with router.tenant_scope("pooled-a"), router.transaction() as conn:
+        await conn.execute("ALTER ROLE tenantry_app SET work_mem = '64kB'")
+    found = [check for check in await doctor.examine(house.control_settings) if check.status is Status.FAILED]
+    assert any("work_mem" in str(check.where) for check in found)
+    async with house.control() as control:
+        await perimeter.apply(control)
+    query = "SELECT 1 FROM pg_db_role_setting WHERE 'work_mem=64kB' = ANY (setconfig)"
+    assert await asyncio.to_thread(superuser, house, query) == []
+
+
+async def test_a_pooler_without_room_for_another_client_is_waited_for(
+    house: House, settings: Settings, make_bouncer: MakeBouncer
+) -> None:
+    small = make_bouncer(max_client_conn=1)
+    await lead_through(house, small.address)
+    async with AsyncRouter(settings) as first, AsyncRouter(settings) as second:
+        async with first.tenant_scope("pooled-a"), first.transaction() as conn:
+            await conn.execute(WHO)
+            hasty = settings.model_copy(update={"connect_seconds": 0.2})
+            async with AsyncRouter(hasty) as third, third.tenant_scope("pooled-b"):
+                with pytest.raises(ServerFull, match="no more connections allowed"):
+                    async with third.transaction() as other:
+                        await other.execute(WHO)
+        async with second.tenant_scope("pooled-b") as tenant, second.transaction() as other:  # the first gives it up
+            assert await (await other.execute(WHO)).fetchone() == (tenant.key,)
 
 
 # Prepared statements
