@@ -30,15 +30,16 @@ class BenchHouse:
 
 
 @contextmanager
-def bench_house(*, tcp: bool = False, binding: str | None = None) -> Iterator[BenchHouse]:
+def bench_house(*, tcp: bool = False, binding: str | None = None, template: Path = TEMPLATE) -> Iterator[BenchHouse]:
     """A house on a server of its own with PostgreSQL's durability on; removed when the block ends.
 
     Args:
         tcp: connect by TCP to 127.0.0.1 instead of the socket.
+        template: the folder with the application's tables.
     """
     with LocalServer(settings={"shared_buffers": "256MB", "max_connections": "60"}) as server:
         dsn = server.dsn("tenantry_catalog", tcp=tcp)
-        operator = Settings(catalog=dsn, control=dsn, template=f"sql:{TEMPLATE}")
+        operator = Settings(catalog=dsn, control=dsn, template=f"sql:{template}")
 
         async def build() -> str:
             await house.create_database(dsn)
