@@ -292,6 +292,11 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
             or self._hooks() != self._hooks_before
         )
 
+    def terminate(self) -> None:
+        """As asyncpg's, but what has been asked of the server on another connection, to stop a statement, goes on."""
+        self._cancellations.clear()
+        super().terminate()
+
     async def set_type_codec(self, *arguments: Any, **options: Any) -> None:
         """As asyncpg's. Set while the connection serves a tenant, it does not reach the next user."""
         self._alter()

@@ -80,10 +80,15 @@ async def connect_asyncpg(
 async def _open(target: Target, home: str, seconds: float, pooler: bool, options: dict[str, Any]) -> AsyncpgConnection:
     url, sent = _translated(target)
     options["server_settings"] = merge_settings(sent, options["server_settings"])
+    connecting = asyncio.ensure_future(
+        asyncpg.connect(url, timeout=seconds, connection_class=AsyncpgConnection, **options)
+    )
     try:
-        conn: AsyncpgConnection = await asyncpg.connect(
-            url, timeout=seconds, connection_class=AsyncpgConnection, **options
-        )
+        # Cancelled in the middle of it, asyncpg leaves a future behind whose error nobody asks for.
+        conn: AsyncpgConnection = await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_close)
+        raise
     except (OSError, asyncpg.PostgresError) as error:
         raise unreachable(target, error) from error
     try:
@@ -92,6 +97,11 @@ async def _open(target: Target, home: str, seconds: float, pooler: bool, options
     except (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
         raise unreachable(target, error) from error
     return conn
+
+
+def _close(connecting: asyncio.Future[AsyncpgConnection]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
 
 
 async def _or_terminate(conn: AsyncpgConnection, work: Awaitable[Any]) -> Any:
