@@ -131,3 +131,25 @@ async def test_whoever_is_cancelled_while_it_connects_leaves_nothing_behind(hous
             count = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tenantry_app'"
             while conn.execute(count).fetchone() != (0,):  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0)
+
+
+async def test_whoever_is_cancelled_again_while_the_server_is_asked_to_stop_leaves_nothing_behind(house: House) -> None:
+    """The server is asked on another connection, which is not torn either."""
+    async with AsyncRouter(house.settings) as router, router.tenant_scope("pooled-a") as tenant:
+        pool = create_pool(router)
+        for turns in range(16):
+            async with pool.transaction() as conn:
+                pid = conn.get_server_pid()
+            task = asyncio.ensure_future(pool.execute("SELECT pg_sleep(600)"))
+            assert tenant.placement
+            with admin(house, tenant.placement.database) as admins:
+                sleeps = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+                while admins.execute(sleeps, (pid,)).fetchone() != ("PgSleep",):  # noqa: ASYNC110 - no event tells
+                    await asyncio.sleep(0)
+            task.cancel()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert router.pools.ledger.idle == len(router.pools.ledger) <= 1
