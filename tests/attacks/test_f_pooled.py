@@ -92,7 +92,7 @@ def test_i079_isolation(wall: Wall, conn: BoundConnection, level: str) -> None:
 DIRT = [
     "DECLARE c CURSOR WITH HOLD FOR SELECT * FROM orders",
     "PREPARE p AS SELECT 1",
-    "DEALLOCATE _pg3_0; PREPARE _pg3_0 AS SELECT 'mine'",
+    "DEALLOCATE {name}; PREPARE {name} AS SELECT 'mine'",
     "PREPARE _tenantry_bind (text) AS SELECT $1",
 ]
 
@@ -100,9 +100,10 @@ DIRT = [
 @attack("I080", "Cursors and statements that outlive the transaction")
 @pytest.mark.parametrize("statement", DIRT)
 def test_i080_dirty_backend(wall: Wall, conn: BoundConnection, statement: str) -> None:
-    """WITH HOLD cursors and SQL's prepared statements, also under the names of a driver: the backend is discarded."""
+    """WITH HOLD cursors and SQL's prepared statements, also under a name of the driver's: the backend is discarded."""
     conn.execute("SELECT 'prepared by the driver'", prepare=True)
-    leave(wall, conn, statement)
+    (name,) = conn._prepared._names.values()
+    leave(wall, conn, statement.format(name=name.decode()))
     with pytest.raises(DirtyBackend):
         conn.execute("SELECT 'prepared by the driver'", prepare=True)
     assert conn.closed
@@ -346,20 +347,15 @@ def test_i219_hostile_schema(wall: Wall) -> None:
             conn.commit()
 
 
-@attack(
-    "I220",
-    "Throw the next one's prepared statements away",
-    state="residual",
-    reason="SQL may DEALLOCATE what a driver has prepared on the same backend, by the driver's names. All of them at"
-    " once is noticed at the next binding and mended; a single one costs the next user one error",
-)
-def test_i220_deallocate(wall: Wall, conn: BoundConnection) -> None:
-    """DEALLOCATE the first statement that psycopg has prepared."""
+@attack("I220", "Throw the next one's prepared statements away")
+@pytest.mark.parametrize("name", ["_pg3_0", "_pg3_1", "_tenantry_0", "_tenantry_bind"])
+def test_i220_deallocate(wall: Wall, conn: BoundConnection, name: str) -> None:
+    """DEALLOCATE a statement that psycopg has prepared: its name can't be guessed, nor looked up."""
     conn.execute("SELECT 'prepared'", prepare=True)
-    leave(wall, conn, "DEALLOCATE _pg3_0")
-    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
-        conn.execute("SELECT 'prepared'", prepare=True)
+    attacker = Attacker(wall, conn)
+    refused(attacker.raw(f"DEALLOCATE {name}"), "26000")
     conn.rollback()
+    wall.rebind(conn, wall.b)
     assert conn.execute("SELECT 'prepared'", prepare=True).fetchone() == ("prepared",)
 
 
