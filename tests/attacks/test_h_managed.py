@@ -59,6 +59,28 @@ def test_i201_planted_statement(wall: Wall) -> None:
     assert conn.closed
 
 
+@attack(
+    "I220",
+    "Throw one of the next one's prepared statements away, without a superuser's help",
+    state="residual",
+    reason="SQL can look the driver's names up there. It costs the next user of the connection one error;"
+    " prepare_threshold=None avoids it",
+)
+def test_i220_deallocate(wall: Wall) -> None:
+    """DEALLOCATE what the driver has prepared, by its name."""
+    conn = wall.bound()
+    conn.execute("SELECT 'prepared'", prepare=True)
+    attacker = Attacker(wall, conn)
+    for (name,) in attacker.run("SELECT name FROM pg_prepared_statements WHERE name LIKE '\\_tenantry\\_%'").rows:
+        attacker.raw(f'DEALLOCATE "{name}"')
+    conn.commit()
+    wall.rebind(conn, wall.b)
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        conn.execute("SELECT 'prepared'", prepare=True)
+    conn.rollback()
+    assert conn.execute("SELECT 'prepared'", prepare=True).fetchone() == ("prepared",)
+
+
 @attack("I209", "Conditions that are evaluated before the policy, without a superuser's help")
 @pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("kind", CONDITIONS)
