@@ -13,7 +13,7 @@ from psycopg import Connection, Cursor, Pipeline, ServerCursor, Transaction, pq
 from psycopg.rows import Row, TupleRow, tuple_row
 
 from tenantry.errors import TenantryError
-from tenantry.perimeter.connection import BoundConnectionMixin, SecretNames
+from tenantry.perimeter.connection import BoundConnectionMixin, PreparedAtHome
 from tenantry.perimeter.cursor import BoundCursorMixin, FollowingCursorMixin
 
 
@@ -76,7 +76,7 @@ class BoundConnection(BoundConnectionMixin, Connection[TupleRow]):
         super().__init__(pgconn, row_factory)
         self.cursor_factory = BoundCursor
         self.server_cursor_factory = BoundServerCursor
-        self._prepared = SecretNames()
+        self._prepared = PreparedAtHome()
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""

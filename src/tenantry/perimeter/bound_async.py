@@ -12,7 +12,7 @@ from psycopg import AsyncConnection, AsyncCursor, AsyncPipeline, AsyncServerCurs
 from psycopg.rows import Row, TupleRow, tuple_row
 
 from tenantry.errors import TenantryError
-from tenantry.perimeter.connection import BoundConnectionMixin, SecretNames
+from tenantry.perimeter.connection import BoundConnectionMixin, PreparedAtHome
 from tenantry.perimeter.cursor import BoundCursorMixin, FollowingCursorMixin
 
 
@@ -77,7 +77,7 @@ class AsyncBoundConnection(BoundConnectionMixin, AsyncConnection[TupleRow]):
         super().__init__(pgconn, row_factory)
         self.cursor_factory = AsyncBoundCursor
         self.server_cursor_factory = AsyncBoundServerCursor
-        self._prepared = SecretNames()
+        self._prepared = PreparedAtHome()
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""

@@ -66,13 +66,22 @@ Guard = Callable[[], None]
 """Raises :class:`CrossedTenants` when the caller's scope is not the one that the connection was taken for."""
 
 
-class SecretNames(PrepareManager):
-    """psycopg's prepared statements under names that nobody can guess: SQL that knew one could put a statement of its
-    own in its place, for the tenant that uses the connection next."""
+class PreparedAtHome(PrepareManager):
+    """psycopg's prepared statements, each for the schema that it was prepared in.
+
+    Elsewhere the same text means other tables and types; where it means the like, PostgreSQL plans it anew. Their names
+    can't be guessed: SQL that knew one could put a statement of its own in its place, for who uses the connection next.
+    """
+
+    home = ""
 
     def __init__(self) -> None:
         super().__init__()
         self._secret = secrets.token_hex(8)
+
+    def key(self, query: Any) -> Any:  # type: ignore[override]
+        """What stands for a statement."""
+        return query.query, query.types, self.home
 
     def get(self, query: Any, prepare: bool | None = None) -> tuple[Prepare, bytes]:
         """As psycopg's, with another name."""
@@ -102,7 +111,9 @@ class BoundConnectionMixin(_Base):
     transaction to a backend that does not have it, or have one of a name that can be guessed. Where SQL can look names
     up (a wall that no superuser made), the connection finds out by itself."""
 
-    def bind_to(self, mint: Mint, guard: Guard | None = None, tenant: str | None = None) -> None:
+    def bind_to(
+        self, mint: Mint, guard: Guard | None = None, tenant: str | None = None, home: str | None = None
+    ) -> None:
         """Bind the transactions that follow.
 
         Args:
@@ -110,6 +121,7 @@ class BoundConnectionMixin(_Base):
             guard: is called before each statement.
             tenant: whose the transactions are, as it stands in the token. If the last ones were as well, nothing that
                 the backend could carry over is looked for. None: it is always looked for.
+            home: the schema that the tenant lives in, if others of the database live in others.
 
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
@@ -121,6 +133,8 @@ class BoundConnectionMixin(_Base):
         self._mint = mint
         self._guard = guard
         self._tenant = tenant
+        if isinstance(self._prepared, PreparedAtHome):
+            self._prepared.home = home or ""
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""

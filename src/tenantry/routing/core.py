@@ -86,6 +86,10 @@ class Route:
     mint: Mint = field(repr=False)
     guard: Guard = field(repr=False)
 
+    def bind(self, conn: BoundConnectionMixin) -> None:
+        """Let a connection's next transactions be the tenant's."""
+        conn.bind_to(self.mint, self.guard, self.tenant.code, admitted(self.tenant).schema)
+
 
 class RouterCore:
     """The decisions of a router.

@@ -271,7 +271,7 @@ class Passage:
         self._attempts: Attempts | None = None
         self._place: Place | None = place
         self.conn: BoundConnection = place.item
-        self.conn.bind_to(route.mint, route.guard, route.tenant.code)
+        route.bind(self.conn)
         self.conn.again = self._again
         self.conn.begin_late()
         self.block = Transaction(self.conn)
@@ -315,6 +315,6 @@ class Passage:
         conn = self.conn
         conn.adopt(place.item)
         place.item, self._place, self.block.pgconn = conn, place, conn.pgconn
-        conn.bind_to(self._route.mint, self._route.guard, self._route.tenant.code)
+        self._route.bind(conn)
         with conn.lock:
             conn.wait(conn.begin_due())

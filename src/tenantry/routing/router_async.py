@@ -272,7 +272,7 @@ class AsyncPassage:
         self._attempts: Attempts | None = None
         self._place: Place | None = place
         self.conn: AsyncBoundConnection = place.item
-        self.conn.bind_to(route.mint, route.guard, route.tenant.code)
+        route.bind(self.conn)
         self.conn.again = self._again
         self.conn.begin_late()
         self.block = AsyncTransaction(self.conn)
@@ -316,6 +316,6 @@ class AsyncPassage:
         conn = self.conn
         conn.adopt(place.item)
         place.item, self._place, self.block.pgconn = conn, place, conn.pgconn
-        conn.bind_to(self._route.mint, self._route.guard, self._route.tenant.code)
+        self._route.bind(conn)
         async with conn.lock:
             await conn.wait(conn.begin_due())

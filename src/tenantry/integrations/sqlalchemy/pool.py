@@ -325,7 +325,7 @@ class RoutedPool(Pool):
         setattr(record.driver_connection, name, value)
 
     def _bind_to(self, driver: Any, route: Route) -> None:
-        driver.bind_to(route.mint, route.guard, route.tenant.code)
+        route.bind(driver)
 
     def _close(self, driver: Any) -> None:
         driver.pgconn.finish()
