@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from queue import SimpleQueue
+from threading import Event
 
+import psycopg
 import pytest
 
 from tenantry.catalog import listen
@@ -43,3 +45,23 @@ def test_it_ends_when_told_so_also_while_nothing_happens(listener: Listener) -> 
 def test_stopping_twice_is_stopping_once(listener: Listener) -> None:
     listener.stop()
     listener.stop()
+
+
+def test_it_ends_in_peace_while_it_waits_for_an_answer(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Event()
+
+    def ask_for_long(conn: psycopg.Connection) -> None:
+        conn.pgconn.send_query(b"SELECT pg_catalog.pg_sleep(600)")
+        conn.pgconn.flush()
+        asked.set()
+
+    monkeypatch.setattr(listen, "_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(listen, "_ask", ask_for_long)
+    made = Listener(database.dsn(), seconds=60, heard=lambda payload: None, changed=lambda listening: None)
+    made.start()
+    assert asked.wait(10)
+    made.stop()
+    assert not made._thread.is_alive()
+    assert caplog.messages == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 
 import psycopg
@@ -63,6 +64,28 @@ def test_a_worker_that_wakes_up_too_late_changes_nothing(managed: House, workers
         assert not found, f"statement {number}: {found}"
     delete(managed, slug)
     assert violations(managed) == []
+
+
+def test_a_superuser_in_the_database_is_waited_for(managed: House) -> None:
+    """Such as autovacuum, which may be in any database at any moment."""
+    tenant = managed.create("visited", isolation="database")
+    assert tenant.placement
+    guest = psycopg.connect(managed.servers[0].dsn(tenant.placement.database))
+
+    class Leave(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "superuser" in record.getMessage():
+                guest.close()
+
+    handler, log = Leave(), logging.getLogger("tenantry.placements")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        delete(managed, "visited")
+    finally:
+        log.setLevel(logging.NOTSET)
+        log.removeHandler(handler)
+    assert guest.closed
 
 
 def delete(house: House, slug: str) -> None:

@@ -8,7 +8,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from threading import Event, Thread
 
 import psycopg
@@ -85,7 +85,7 @@ class Listener:
         attempt = 0
         while not self._stop.is_set():
             try:
-                with psycopg.connect(self._dsn, autocommit=True) as conn:
+                with closing(psycopg.connect(self._dsn, autocommit=True)) as conn:  # psycopg's own block would commit
                     self._listen(conn)
             except psycopg.Error as error:
                 log.warning("catalog notifications are lost: %s", str(error).strip().splitlines()[:1])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 import psycopg
 from psycopg import sql
 
-from tenantry.placements.estate import Estate
+from tenantry.placements.estate import Conn, Estate
 from tenantry.placements.pooled import create_database, create_schema
 from tenantry.placements.space import Home, Space
 
@@ -17,6 +19,8 @@ log = logging.getLogger("tenantry.placements")
 TEMPLATE_DATABASE = "tenantry_template"
 
 _PATIENCE_SECONDS = 60
+_SUPERUSER_SECONDS = 10.0
+_PAUSE_SECONDS = 0.1
 
 
 async def build(estate: Estate, space: Space) -> None:
@@ -56,7 +60,7 @@ async def build_template(estate: Estate, shard: str) -> None:
     async with estate.root(shard) as conn:
         await conn.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (TEMPLATE_DATABASE,))
         if space.template is None:  # another house's, or one that was never finished
-            await conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+            await _drop_database(conn, TEMPLATE_DATABASE)
         await create_database(conn, TEMPLATE_DATABASE)
         await conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
         try:
@@ -77,4 +81,20 @@ async def drop(estate: Estate, space: Space) -> None:
     """Drop the database, with the sessions that are still in it."""
     await estate.forget(space.shard, space.database)
     async with estate.root(space.shard) as conn:
-        await conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(space.database)))
+        await _drop_database(conn, space.database)
+
+
+async def _drop_database(conn: Conn, name: str) -> None:
+    """Drop a database with the sessions in it. Those of a superuser are not ours to end unless we are one; autovacuum's
+    are among them, and soon end by themselves."""
+    query = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    until = time.monotonic() + _SUPERUSER_SECONDS
+    while True:
+        try:
+            await conn.execute(query)
+            return
+        except psycopg.errors.InsufficientPrivilege:
+            if time.monotonic() > until:
+                raise
+        log.info("%s: a superuser's session is in the database; it is dropped when that has ended", name)
+        await asyncio.sleep(_PAUSE_SECONDS)
