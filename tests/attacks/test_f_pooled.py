@@ -213,6 +213,21 @@ def test_i214_listen(wall: Wall, conn: BoundConnection) -> None:
     assert conn.execute("SELECT * FROM pg_listening_channels()").fetchall() == []
 
 
+@attack(
+    "I214",
+    "The names of what the last tenant listened to",
+    state="residual",
+    reason="UNLISTEN takes effect when the transaction commits: pg_listening_channels() still shows the names in the"
+    " next tenant's first transaction. Nothing is heard, and later ones do not see them",
+)
+def test_i214_names(wall: Wall, conn: BoundConnection) -> None:
+    """LISTEN, and look at the channels in the transaction after."""
+    leave(wall, conn, "LISTEN x")
+    assert conn.execute("SELECT * FROM pg_listening_channels()").fetchall() == [("x",)]
+    conn.commit()
+    assert conn.execute("SELECT * FROM pg_listening_channels()").fetchall() == []
+
+
 @attack("I215", "Predict random numbers")
 def test_i215_seed(wall: Wall, conn: BoundConnection) -> None:
     """setseed() holds for the session: the next tenant's random() must not be A's to predict."""

@@ -42,7 +42,7 @@ DIRT = (
         "SELECT 1 WHERE current_setting('transaction_read_only')::bool",
     ),
     ("PREPARE loot AS SELECT 'loot'", "EXECUTE loot"),
-    ("LISTEN loot", "SELECT pg_listening_channels()"),
+    ("LISTEN loot", NOTHING),
     ("SELECT setseed(0.5)", "SELECT 1 WHERE random() BETWEEN 0.9851677175347999 AND 0.985167717534801"),
     ("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE", NOTHING),
     ("SET ROLE tenantry_app", NOTHING),

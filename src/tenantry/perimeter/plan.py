@@ -77,8 +77,8 @@ def _plan_members(facts: ServerFacts) -> Iterable[Change]:
     ours = facts.server["role"]
     wanted = set(_MEMBERS)
     if not facts.server["superuser"]:
-        # Who makes the wall without being a superuser has to act as those who own it.
-        wanted |= {(ours, OWNER), (ours, SEC)}
+        # Who makes the wall without being a superuser has to act as those who own it, and to end everybody's sessions.
+        wanted |= {(ours, role) for role in _ROLES}
     standing = {(row["member"], row["role"]) for row in facts.memberships if row["acts"]}
     for member, role in sorted(wanted - standing):
         options = "" if (member, role) in _MEMBERS else " WITH INHERIT TRUE, SET TRUE"
