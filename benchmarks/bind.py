@@ -1,7 +1,8 @@
 """What a tenant-scoped transaction of one statement costs, against the same in a bare transaction without tenancy.
 
-The bare side logs in as the owner of a copy of the table that has no row security, through the same driver, with the
-same pool. The naive way (``set_config`` as a statement of its own, a policy that reads it) is measured beside it.
+The bare side reads a copy of the table that has no row security, as a role that may do just that, through the same
+driver and with a pool of the driver's own. The naive way (``set_config`` as a statement of its own, a policy that reads
+it) is measured beside it.
 """
 
 from __future__ import annotations

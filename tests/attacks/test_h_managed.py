@@ -63,8 +63,8 @@ def test_i201_planted_statement(wall: Wall) -> None:
     "I220",
     "Throw one of the next one's prepared statements away, without a superuser's help",
     state="residual",
-    reason="SQL can look the driver's names up there. It costs the next user of the connection one error;"
-    " prepare_threshold=None avoids it",
+    reason="SQL can look the driver's names up there. It costs the next user of the connection one error; an engine"
+    " with connect_args={'prepare_threshold': None} prepares nothing",
 )
 def test_i220_deallocate(wall: Wall) -> None:
     """DEALLOCATE what the driver has prepared, by its name."""
