@@ -215,11 +215,13 @@ class Soak(RuleBasedStateMachine):
     def fail(self, which: int, statement: str) -> None:
         """A statement that fails, takes too long, or ends the transaction behind the driver's back."""
         work = self.pick(which)
-        work.well = work.well and not statement.startswith(("COMMIT", "ROLLBACK"))
-        if statement.startswith("COMMIT") and self.do(work, "SELECT 1") is not None:
+        ends = statement.startswith(("COMMIT", "ROLLBACK"))
+        work.well = work.well and not ends
+        alive = statement == "COMMIT" and self.do(work, "SELECT 1") is not None
+        if self.do(work, statement) is not None and alive:
             self.ground.rows[work.slug] |= work.added
+        if ends:  # whatever a transaction that had failed has written is gone
             work.added = set()
-        self.do(work, statement)
         rows = self.do(work, "SELECT note FROM orders")
         self.count_foreign([row for row in rows or [] if not row[0].startswith(f"{work.slug}/")])
 
