@@ -37,8 +37,10 @@ Each has a stable ``code`` (for programs), a message that says what was wrong, `
     │   ├── ServerUnreachable
     │   │   └── ServerFull
     │   ├── ServerUnsuitable
+    │   ├── ReplicaBehind
     │   └── NoCapacity
     ├── OperationFailed                 500  exit 1
+    │   └── StreamBroken
     └── MissingDependency               500  exit 6
 """
 
@@ -309,6 +311,13 @@ class ServerUnsuitable(Unavailable):
     code = "server-unsuitable"
 
 
+class ReplicaBehind(Unavailable):
+    """A replica has not replayed what a read must see, or is none any more. Routers read from the primary instead."""
+
+    code = "replica-behind"
+    default_hint = "read from the primary; 'tenantry doctor' shows how far behind each replica is"
+
+
 class NoCapacity(Unavailable):
     """No open shard takes another tenant of this isolation, or a pool's bound is reached."""
 
@@ -320,6 +329,13 @@ class OperationFailed(TenantryError):
     """A step of an operation failed; the operation has stopped and can be run again."""
 
     code = "operation-failed"
+
+
+class StreamBroken(OperationFailed):
+    """The changes that came from a source are not what a source sends, or do not fit their destination."""
+
+    code = "stream-broken"
+    default_hint = "the stream has to begin again with a new snapshot"
 
 
 class MissingDependency(TenantryError):
