@@ -3,7 +3,8 @@
 -- tables --
 SELECT c.oid, c.relname AS name, c.relkind = 'v' AS is_view,
        CASE c.relkind WHEN 'v' THEN pg_get_viewdef(c.oid, true) END AS definition, c.reloptions AS options
-  FROM pg_class c WHERE c.relnamespace = %(schema)s::regnamespace AND c.relkind IN ('r', 'v') ORDER BY c.oid
+  FROM pg_class c WHERE c.relnamespace = %(schema)s::regnamespace AND c.relkind IN ('r', 'v')
+ ORDER BY c.relkind, c.oid
 
 -- columns --
 SELECT a.attrelid AS oid, a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS required,
@@ -50,7 +51,8 @@ SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS 
         SELECT c.relname, ' (' || a.attname || ')', a.attacl, c.relowner, c.oid
           FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE c.relnamespace = %(schema)s::regnamespace
        ) x (what, columns, acl, owner, oid), aclexplode(x.acl) a
- WHERE a.grantee <> x.owner ORDER BY x.oid, role, privilege
+ WHERE a.grantee <> x.owner
+ ORDER BY (SELECT relkind FROM pg_class k WHERE k.oid = x.oid) NULLS FIRST, x.oid, role, privilege
 
 -- migrations --
 SELECT number, name, checksum FROM tenantry_migrations ORDER BY number

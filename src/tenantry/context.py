@@ -23,10 +23,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A tenant, and what may be done in its name."""
+    """A tenant, what may be done in its name, and which write its reads must see, if that is known."""
 
     tenant: Tenant
     mode: Mode = Mode.READ_WRITE
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,12 +47,14 @@ _left: ContextVar[tuple[_Open, ...]] = ContextVar("tenantry_left", default=())
 
 
 @contextmanager
-def tenant_scope(tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE) -> Iterator[Tenant]:
+def tenant_scope(tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE, after: str | None = None) -> Iterator[Tenant]:
     """Work for a tenant until the block ends; then for the one before.
 
     Args:
         tenant: from a router's ``find``; a router's own ``tenant_scope`` takes a slug.
         mode: ``ro`` to refuse writes.
+        after: what a router's ``last_write`` has returned, here or elsewhere: replicas that have not replayed that
+            write are not read.
 
     Raises:
         InvalidInput: something else than a tenant.
@@ -61,7 +64,7 @@ def tenant_scope(tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE) -> Itera
             f"tenant_scope() takes a Tenant, not {type(tenant).__name__}",
             hint="look it up with router.find(slug), or use router.tenant_scope(slug)",
         )
-    entered = _enter(Scope(tenant, Mode(mode)))
+    entered = _enter(Scope(tenant, Mode(mode), after))
     try:
         yield tenant
     finally:

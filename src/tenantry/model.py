@@ -123,7 +123,8 @@ class Plan:
 
     ``limits`` are PostgreSQL settings that the binding sets for each transaction (``statement_timeout``,
     ``lock_timeout``, ``idle_in_transaction_session_timeout``...). ``warm`` is how many empty homes of this plan's
-    isolation are kept ready. ``grace`` is how many seconds a deleted tenant can be brought back.
+    isolation are kept ready. ``grace`` is how many seconds a deleted tenant can be brought back. ``replica_seconds``
+    is how old what its tenants read may be, where they only read: replicas may answer then. 0: the primary answers all.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Plan:
     features: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     warm: int = 0
     grace: int = 7 * 24 * 3600
+    replica_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,16 @@ class Shard:
     state: ShardState = ShardState.OPEN
     binding: BindingMode = BindingMode.SEALED
     dedicated: bool = False
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A physical standby of a shard, for reads. ``dsn`` says where applications connect, without a user."""
+
+    shard: str
+    name: str
+    dsn: str
     created_at: datetime | None = None
 
 

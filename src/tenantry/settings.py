@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     stale_seconds: float = Field(
         default=30.0, gt=0, description="How old a cached tenant may be while notifications are lost, seconds."
     )
+    replica_wait: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="How long a replica may take to replay what a read must see, seconds; then the primary answers.",
+    )
     connect_seconds: float = Field(default=5.0, gt=0, description="How long to wait for a server to answer, seconds.")
 
     @classmethod

@@ -22,7 +22,7 @@ from tests.catalog.conftest import LISTENING, Catalog, Events
 from tests.fixtures.servers import fresh_database
 
 SECRETS = {what: f"{what}{uuid4().hex}" for what in ("admindsn", "adminpassword", "operatorpassword")}
-OPEN = {"house", "plans", "domains", "library_shards", "library_keys", "library_tenants"}
+OPEN = {"house", "plans", "domains", "replicas", "library_shards", "library_keys", "library_tenants"}
 """What the login is there to read."""
 
 

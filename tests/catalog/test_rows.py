@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tenantry.catalog import rows
 from tenantry.errors import InvalidKey, ServerUnsuitable
-from tenantry.model import BindingMode, House, Isolation, KeyType, Placement, Plan, Shard, ShardState, Tenant
+from tenantry.model import BindingMode, House, Isolation, KeyType, Placement, Plan, Replica, Shard, ShardState, Tenant
 from tenantry.model import TenantState as State
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,6 +27,7 @@ PLAN = {
     "features": {"reports": True},
     "warm": 1,
     "grace": 60,
+    "replica_seconds": 5,
 }
 SHARD = {
     "name": "main",
@@ -36,6 +37,7 @@ SHARD = {
     "dedicated": False,
     "created_at": NOW,
 }
+REPLICA = {"shard": "main", "name": "r1", "dsn": "host=db2", "created_at": NOW}
 PLACED = {"shard": "main", "database": "app", "schema": "public", "isolation": "pooled", "epoch": 3}
 NOWHERE = dict.fromkeys(PLACED)
 TENANT = {"id": ID, "key": "42", "slug": "acme", "name": "Acme", "plan": "free", "state": "active", "created_at": NOW}
@@ -43,7 +45,8 @@ TENANT = {"id": ID, "key": "42", "slug": "acme", "name": "Acme", "plan": "free",
 
 def test_each_kind_of_row_is_read() -> None:
     assert rows.house(HOUSE) == House(KeyType.UUID, "company_id", "public")
-    assert rows.plan(PLAN) == Plan("free", Isolation.POOLED, 2, {"lock_timeout": "5s"}, {"reports": True}, 1, 60)
+    assert rows.plan(PLAN) == Plan("free", Isolation.POOLED, 2, {"lock_timeout": "5s"}, {"reports": True}, 1, 60, 5)
+    assert rows.replica(REPLICA) == Replica("main", "r1", "host=db2", NOW)
     assert rows.shard(SHARD) == Shard("main", "host=db", ShardState.OPEN, BindingMode.SEALED, False, NOW)
     placement = Placement("main", "app", "public", Isolation.POOLED, 3)
     assert rows.tenant(TENANT | PLACED, KeyType.BIGINT) == Tenant(

@@ -36,7 +36,7 @@ def execute(house: House, query: str, database: str | None = None) -> None:
 
 def test_a_plan_lives_from_create_to_delete(run: Run) -> None:
     name = fresh()
-    options = ("--isolation", "schema", "--weight", "4", "--warm", "0", "--grace", "3600")
+    options = ("--isolation", "schema", "--weight", "4", "--warm", "0", "--grace", "3600", "--replica-seconds", "60")
     limits = ("--limit", "statement_timeout=30s", "--limit", "work_mem=8MB")
     features = ("--feature", "seats=25", "--feature", "support=phone", "--feature", 'tags=["a", "b"]')
     made = run("plan", "create", name, *options, *limits, *features, "--json").json
@@ -48,10 +48,12 @@ def test_a_plan_lives_from_create_to_delete(run: Run) -> None:
         "features": {"seats": 25, "support": "phone", "tags": ["a", "b"]},
         "warm": 0,
         "grace": 3600,
+        "replica_seconds": 60,
     }
     shown = run("plan", "show", name).out
     assert "  limits     statement_timeout=30s, work_mem=8MB\n" in shown
     assert "  grace      1 h\n" in shown
+    assert "  replicas   at most 1 min behind\n" in shown
     assert [each["tenants"] for each in run("plan", "list", "--json").json if each["name"] == name] == [0]
     assert run("plan", "delete", name).out == f"deleted plan {name}\n"
     assert run("plan", "show", name, "--json").error["code"] == "plan-not-found"

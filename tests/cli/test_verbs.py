@@ -11,7 +11,7 @@ import pytest
 from tenantry.cli.app import commands
 
 COMMANDS = dict(commands())
-NOUNS = ("tenant", "plan", "shard", "perimeter", "key", "local")
+NOUNS = ("tenant", "plan", "shard", "replica", "perimeter", "key", "local")
 
 NAMES = {"open_": "open", "listing": "list", "iterate": "list"}
 """Functions whose verb is a word of Python, or of two kinds."""

@@ -10,19 +10,21 @@ SELECT id FROM house
 INSERT INTO house (key_type, tenant_column, app_schema) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING
 
 -- plan --
-SELECT name, isolation, weight, limits, features, warm, grace FROM plans WHERE name = %s
+SELECT name, isolation, weight, limits, features, warm, grace, replica_seconds FROM plans WHERE name = %s
 
 -- plans --
-SELECT name, isolation, weight, limits, features, warm, grace,
+SELECT name, isolation, weight, limits, features, warm, grace, replica_seconds,
        (SELECT count(*) FROM tenants t WHERE t.plan = p.name AND t.state <> 'deleted') AS tenants
   FROM plans p ORDER BY name
 
 -- new_plan --
-INSERT INTO plans (name, isolation, weight, limits, features, warm, grace) VALUES (%s, %s, %s, %s, %s, %s, %s)
+INSERT INTO plans (name, isolation, weight, limits, features, warm, grace, replica_seconds)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT DO NOTHING RETURNING name
 
 -- change_plan --
-UPDATE plans SET isolation = %s, weight = %s, limits = %s, features = %s, warm = %s, grace = %s WHERE name = %s
+UPDATE plans SET isolation = %s, weight = %s, limits = %s, features = %s, warm = %s, grace = %s, replica_seconds = %s
+ WHERE name = %s
 
 -- drop_plan --
 DELETE FROM plans p WHERE name = %s AND NOT EXISTS (SELECT FROM tenants t WHERE t.plan = p.name) RETURNING name
@@ -48,6 +50,15 @@ UPDATE shards SET state = %s WHERE name = %s RETURNING name
 
 -- admin_dsn --
 SELECT admin_dsn FROM shards WHERE name = %s
+
+-- replicas --
+SELECT shard, name, dsn, created_at FROM replicas WHERE shard = %(shard)s OR %(shard)s::text IS NULL ORDER BY shard, name
+
+-- new_replica --
+INSERT INTO replicas (shard, name, dsn) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING shard, name, dsn, created_at
+
+-- drop_replica --
+DELETE FROM replicas WHERE shard = %s AND name = %s RETURNING shard, name, dsn, created_at
 
 -- credentials --
 SELECT role, password FROM credentials WHERE shard = %s

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tenantry.errors import NotFound, PlanNotFound, ShardNotFound
-from tenantry.model import House, Plan, Shard, shown
+from tenantry.model import House, Plan, Replica, Shard, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class FleetView:
     shards: Mapping[str, Shard]
     logins: Mapping[str, Login] = field(default_factory=lambda: MappingProxyType({}))
     active_key: ActiveKey | None = None
+    replicas: Mapping[str, tuple[Replica, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     def plan(self, name: str) -> Plan:
         """The plan of this name.

@@ -4,10 +4,13 @@
 SELECT key_type, tenant_column, app_schema FROM tenantry_catalog.house
 
 -- plans --
-SELECT name, isolation, weight, limits, features, warm, grace FROM tenantry_catalog.plans
+SELECT name, isolation, weight, limits, features, warm, grace, replica_seconds FROM tenantry_catalog.plans
 
 -- shards --
 SELECT name, dsn, state, binding, dedicated, created_at, role, password FROM tenantry_catalog.library_shards
+
+-- replicas --
+SELECT shard, name, dsn, created_at FROM tenantry_catalog.replicas ORDER BY shard, name
 
 -- active_key --
 SELECT kid, key, not_after FROM tenantry_catalog.library_keys

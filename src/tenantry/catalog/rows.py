@@ -15,6 +15,7 @@ from tenantry.model import (
     KeyType,
     Placement,
     Plan,
+    Replica,
     Shard,
     ShardState,
     Tenant,
@@ -41,6 +42,7 @@ def plan(row: Mapping[str, Any]) -> Plan:
         features=MappingProxyType(row["features"]),
         warm=row["warm"],
         grace=row["grace"],
+        replica_seconds=row["replica_seconds"],
     )
 
 
@@ -54,6 +56,11 @@ def shard(row: Mapping[str, Any]) -> Shard:
         dedicated=row["dedicated"],
         created_at=row["created_at"],
     )
+
+
+def replica(row: Mapping[str, Any]) -> Replica:
+    """A row of ``replicas``."""
+    return Replica(row["shard"], row["name"], row["dsn"], row["created_at"])
 
 
 def tenant(row: Mapping[str, Any], key_type: KeyType) -> Tenant:

@@ -26,18 +26,20 @@ CREATE TABLE house (
 );
 
 CREATE TABLE plans (
-  name      text    NOT NULL,
-  isolation text    NOT NULL,
-  weight    integer NOT NULL DEFAULT 1,
-  limits    jsonb   NOT NULL DEFAULT '{}',
-  features  jsonb   NOT NULL DEFAULT '{}',
-  warm      integer NOT NULL DEFAULT 0,
-  grace     integer NOT NULL DEFAULT 604800,
+  name            text    NOT NULL,
+  isolation       text    NOT NULL,
+  weight          integer NOT NULL DEFAULT 1,
+  limits          jsonb   NOT NULL DEFAULT '{}',
+  features        jsonb   NOT NULL DEFAULT '{}',
+  warm            integer NOT NULL DEFAULT 0,
+  grace           integer NOT NULL DEFAULT 604800,
+  replica_seconds integer NOT NULL DEFAULT 0,
   CONSTRAINT plans_pkey PRIMARY KEY (name),
   CONSTRAINT plans_features_check CHECK (jsonb_typeof(features) = 'object'),
   CONSTRAINT plans_grace_check CHECK (grace >= 0),
   CONSTRAINT plans_isolation_check CHECK (isolation IN ('pooled', 'schema', 'database')),
   CONSTRAINT plans_limits_check CHECK (jsonb_typeof(limits) = 'object'),
+  CONSTRAINT plans_replica_seconds_check CHECK (replica_seconds >= 0),
   CONSTRAINT plans_warm_check CHECK (warm >= 0),
   CONSTRAINT plans_weight_check CHECK (weight > 0)
 );
@@ -182,6 +184,15 @@ CREATE TABLE operation_tenants (
 );
 CREATE INDEX operation_tenants_operation ON operation_tenants (operation);
 
+CREATE TABLE replicas (
+  shard      text        NOT NULL,
+  name       text        NOT NULL,
+  dsn        text        NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT replicas_pkey PRIMARY KEY (shard, name),
+  CONSTRAINT replicas_shard_fkey FOREIGN KEY (shard) REFERENCES shards(name) ON DELETE CASCADE
+);
+
 CREATE VIEW library_shards WITH (security_barrier=true) AS
 SELECT s.name, s.dsn, s.state, s.binding, s.dedicated, s.created_at, c.role, c.password
 FROM shards s
@@ -258,6 +269,8 @@ CREATE TRIGGER announce AFTER INSERT OR DELETE OR UPDATE ON signing_keys
   FOR EACH STATEMENT EXECUTE FUNCTION announce_fleet();
 CREATE TRIGGER audit_log_grows BEFORE DELETE OR UPDATE OR TRUNCATE ON audit_log
   FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse();
+CREATE TRIGGER announce AFTER INSERT OR DELETE OR UPDATE ON replicas
+  FOR EACH STATEMENT EXECUTE FUNCTION announce_fleet();
 
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tenantry_library') THEN
@@ -266,10 +279,11 @@ DO $$ BEGIN
 END $$;
 
 GRANT USAGE ON SCHEMA tenantry_catalog TO tenantry_library;
-GRANT SELECT ON house, plans, domains, library_shards, library_keys, library_tenants TO tenantry_library;
+GRANT SELECT ON house, plans, domains, replicas, library_shards, library_keys, library_tenants TO tenantry_library;
 
 INSERT INTO tenantry_migrations (number, name, checksum) VALUES
   (1, 'catalog', '225acb4220a7487a125c5d908131eedaa2fea3454873ee6b19799e032b336605'),
   (2, 'operations', '0456117040da5c3c9ade0542d918e692f959db87613fd4740374c28696ca43b5'),
   (3, 'library', '7c94e7e4b92286a240d38cc0258842ce4c77079f3d26b8c92fc37a9fcb1efc32'),
-  (4, 'barriers', '54c2ed69e2f57db341605b6d6c811f5d3f2966ef870570cf552f9967b9bdd447');
+  (4, 'barriers', '54c2ed69e2f57db341605b6d6c811f5d3f2966ef870570cf552f9967b9bdd447'),
+  (5, 'replicas', 'cbecb5b2149ac2946f2c50d74a6c28ef13832b5f4b4d421b342d9bfc1f09807b');

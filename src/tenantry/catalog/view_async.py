@@ -26,7 +26,7 @@ from tenantry.catalog.fleet_view import ActiveKey, FleetView, Login
 from tenantry.catalog.listen import Listener
 from tenantry.catalog.reach import answers_within, refusal_async
 from tenantry.errors import NotFound, ServerUnreachable, ServerUnsuitable, TenantNotFound, Unavailable
-from tenantry.model import Tenant, shown
+from tenantry.model import Replica, Tenant, shown
 from tenantry.postgres import sqlfile
 from tenantry.postgres.connect import APPLICATION_NAME, merge_dsn, shown_dsn
 from tenantry.postgres.discretion import hushed
@@ -213,6 +213,9 @@ class AsyncCatalogView:
             raise NotFound("the catalog is empty", where=shown_dsn(self._dsn), hint="run 'tenantry init' first")
         shards = await self._rows(_SQL["shards"])
         keys = await self._rows(_SQL["active_key"])
+        replicas: dict[str, tuple[Replica, ...]] = {}
+        for row in await self._rows(_SQL["replicas"]):
+            replicas[row["shard"]] = (*replicas.get(row["shard"], ()), rows.replica(row))
         return FleetView(
             house=rows.house(houses[0]),
             plans=MappingProxyType({row["name"]: rows.plan(row) for row in await self._rows(_SQL["plans"])}),
@@ -221,6 +224,7 @@ class AsyncCatalogView:
                 {row["name"]: Login(row["role"], row["password"]) for row in shards if row["role"]}
             ),
             active_key=ActiveKey(keys[0]["kid"], keys[0]["key"]) if keys else None,
+            replicas=MappingProxyType(replicas),
         )
 
     async def _rows(self, query: Any, parameters: tuple[Any, ...] = ()) -> list[DictRow]:

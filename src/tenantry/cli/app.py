@@ -41,6 +41,7 @@ ENTRIES = {
     "tenant": Entry("tenant", "Tenants: create, list, show, suspend, resume, delete.", NOUNS),
     "plan": Entry("plan", "Plans: create, list, show, change, delete.", NOUNS),
     "shard": Entry("shard", "Shards: add, list, show, change, open, close.", NOUNS),
+    "replica": Entry("replica", "Replicas of shards, for reads: add, list, remove.", NOUNS),
     "perimeter": Entry("perimeter", "The perimeter: plan, apply, check.", NOUNS),
     "key": Entry("key", "Signing keys: list, rotate.", NOUNS),
     "local": Entry("local", "A local PostgreSQL server: start, stop, status.", NOUNS),

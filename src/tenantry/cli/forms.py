@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from tenantry.model import Plan, Shard, Tenant
+from tenantry.model import Plan, Replica, Shard, Tenant
 from tenantry.service.perimeter import Section
 
 Form = dict[str, Any]
@@ -24,7 +24,7 @@ def place(value: Tenant) -> str:
 
 def plan(value: Plan, tenants: int | None = None) -> Form:
     """A plan, with the number of its tenants if that is known."""
-    names = ("name", "isolation", "weight", "limits", "features", "warm", "grace")
+    names = ("name", "isolation", "weight", "limits", "features", "warm", "grace", "replica_seconds")
     form: Form = {name: getattr(value, name) for name in names}
     form |= {"limits": dict(value.limits), "features": dict(value.features)}
     return form if tenants is None else {**form, "tenants": tenants}
@@ -34,6 +34,11 @@ def shard(value: Shard, tenants: int | None = None, warm: int | None = None) -> 
     """A shard, with its numbers of tenants and ready homes if they are known."""
     form = asdict(value)
     return form if tenants is None else {**form, "tenants": tenants, "warm": warm}
+
+
+def replica(value: Replica) -> Form:
+    """A replica of a shard."""
+    return asdict(value)
 
 
 def section(value: Section) -> Form:

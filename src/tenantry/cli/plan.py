@@ -35,6 +35,11 @@ Features = Annotated[
 Warm = Annotated[int | None, typer.Option(metavar="N", help="Empty homes to keep ready on each open shard.")]
 Grace = Annotated[int | None, typer.Option(metavar="SECONDS", help="How long a deleted tenant can be brought back.")]
 
+ReplicaSeconds = Annotated[
+    int | None,
+    typer.Option(metavar="SECONDS", help="Let replicas answer ro transactions, at most so many seconds behind; 0: no."),
+]
+
 
 @app.command(
     epilog=example("tenantry plan create gold --isolation schema --limit statement_timeout=30s --warm 5 --weight 4")
@@ -47,10 +52,11 @@ def create(
     feature: Features = None,
     warm: Warm = None,
     grace: Grace = None,
+    replica_seconds: ReplicaSeconds = None,
     as_json: Json = False,
 ) -> None:
     """Create a plan: pooled, weight 1, no limits and a week's grace, unless told otherwise."""
-    values: dict[str, Any] = {"isolation": isolation, "weight": weight, "warm": warm, "grace": grace}
+    values = _values(isolation, weight, warm, grace, replica_seconds)
     given = {each: value for each, value in values.items() if value is not None}
     limits, features = _pairs(limit, "limit"), _features(feature)
     made = operate(
@@ -93,13 +99,14 @@ def change(
     ] = None,
     warm: Warm = None,
     grace: Grace = None,
+    replica_seconds: ReplicaSeconds = None,
     as_json: Json = False,
 ) -> None:
     """Change what is named; the rest stays. Limits hold from each tenant's next transaction on."""
 
     async def run(control: Control) -> Plan:
         old = await plans.show(control, name)
-        changes: dict[str, Any] = {"isolation": isolation, "weight": weight, "warm": warm, "grace": grace}
+        changes = _values(isolation, weight, warm, grace, replica_seconds)
         if limit or no_limit:
             changes["limits"] = _without({**old.limits, **_pairs(limit, "limit")}, no_limit, "limit")
         if feature or no_feature:
@@ -124,8 +131,16 @@ def _show(plan: Plan, as_json: bool) -> None:
         "features": json.dumps(dict(plan.features), ensure_ascii=False) if plan.features else "none",
         "warm": plan.warm,
         "grace": _span(plan.grace),
+        "replicas": f"at most {_span(plan.replica_seconds)} behind" if plan.replica_seconds else "not read",
     }
     Output(as_json).result(forms.plan(plan), record(f"plan {plan.name}", fields))
+
+
+def _values(
+    isolation: str | None, weight: int | None, warm: int | None, grace: int | None, replica_seconds: int | None
+) -> dict[str, Any]:
+    values = {"isolation": isolation, "weight": weight, "warm": warm, "grace": grace}
+    return {**values, "replica_seconds": replica_seconds}
 
 
 def _shown_limits(plan: Plan) -> str:

@@ -139,6 +139,7 @@ def functions(key_type: KeyType, mode: BindingMode, *, superuser: bool = True) -
         BinderFunction("tenantry_priv.seal_v1", "text", fill(f"{mode}_seal_v1")),
         BinderFunction("tenantry.current_tenant_v1", "", fill(f"{mode}_current_tenant_v1"), _EVERYBODY),
         BinderFunction("tenantry.bind_v1", "text, boolean", fill("bind_v1"), (APP,)),
+        BinderFunction("tenantry.caught_up_v1", "pg_lsn, integer", fill("caught_up_v1"), (APP,)),
     ]
     return made
 

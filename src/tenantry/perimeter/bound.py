@@ -30,7 +30,7 @@ class BoundCursor(BoundCursorMixin, Cursor[Row]):
         again = conn.again if conn.due else None
         try:
             return super().execute(query, params, prepare=prepare, binary=binary)
-        except (TenantryError, psycopg.OperationalError) as error:
+        except (TenantryError, psycopg.Error) as error:
             if again is None or not conn.may_begin_anew():
                 raise
             again(error)

@@ -29,7 +29,7 @@ class AsyncBoundCursor(BoundCursorMixin, AsyncCursor[Row]):
         again = conn.again if conn.due else None
         try:
             return await super().execute(query, params, prepare=prepare, binary=binary)
-        except (TenantryError, psycopg.OperationalError) as error:
+        except (TenantryError, psycopg.Error) as error:
             if again is None or not conn.may_begin_anew():
                 raise
             await again(error)

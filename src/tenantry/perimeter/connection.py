@@ -27,11 +27,13 @@ from tenantry.errors import (
     CrossedTenants,
     DirtyBackend,
     PerimeterError,
+    ReplicaBehind,
     ServerUnreachable,
     TenantMoved,
     TenantryError,
     TenantSuspended,
 )
+from tenantry.perimeter.replica import Committed, Floor, commit_and_tell, on_replica, read_to_sync
 
 if TYPE_CHECKING:
     from psycopg._connection_base import BaseConnection
@@ -46,9 +48,9 @@ _NAMES_ARE_OPEN = b"SELECT pg_catalog.has_function_privilege('pg_catalog.pg_prep
 
 _IDLE = pq.TransactionStatus.IDLE
 _FATAL = pq.ExecStatus.FATAL_ERROR
-_PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
 _SQLSTATE = pq.DiagnosticField.SQLSTATE
 _NO_SUCH_STATEMENT = b"26000"
+_CANCELLED = b"57014"  # by a timeout of the plan, or by the caller
 _OPENNESS = 2  # the place of the answer among the results: BEGIN, the statement, the answer, the binding
 
 _MEANING: dict[str, type[TenantryError]] = {
@@ -57,6 +59,8 @@ _MEANING: dict[str, type[TenantryError]] = {
     "TN001": TenantMoved,
     "TN002": TenantSuspended,
     "TN003": DirtyBackend,
+    "TN004": ReplicaBehind,
+    "TN005": ServerUnreachable,
 }
 
 Mint = Callable[[int], str]
@@ -99,6 +103,8 @@ class BoundConnectionMixin(_Base):
     _bind_name: bytes | None = None
     _tenant: str | None = None
     _last_tenant: str | None = None
+    _floor: Floor | None = None
+    _committed: Committed | None = None
     _late = False
     _joining = False
     due = False
@@ -112,7 +118,13 @@ class BoundConnectionMixin(_Base):
     up (a wall that no superuser made), the connection finds out by itself."""
 
     def bind_to(
-        self, mint: Mint, guard: Guard | None = None, tenant: str | None = None, home: str | None = None
+        self,
+        mint: Mint,
+        guard: Guard | None = None,
+        tenant: str | None = None,
+        home: str | None = None,
+        floor: Floor | None = None,
+        committed: Committed | None = None,
     ) -> None:
         """Bind the transactions that follow.
 
@@ -122,6 +134,8 @@ class BoundConnectionMixin(_Base):
             tenant: whose the transactions are, as it stands in the token. If the last ones were as well, nothing that
                 the backend could carry over is looked for. None: it is always looked for.
             home: the schema that the tenant lives in, if others of the database live in others.
+            floor: the server is a replica, and must have replayed this.
+            committed: is called after each commit.
 
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
@@ -133,12 +147,14 @@ class BoundConnectionMixin(_Base):
         self._mint = mint
         self._guard = guard
         self._tenant = tenant
+        self._floor = floor
+        self._committed = committed
         if isinstance(self._prepared, PreparedAtHome):
             self._prepared.home = home or ""
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""
-        self._mint = self._guard = self._tenant = None
+        self._mint = self._guard = self._tenant = self._floor = self._committed = None
         self._late = self.due = self.unproven = False
 
     def begin_late(self) -> None:
@@ -157,6 +173,13 @@ class BoundConnectionMixin(_Base):
     def may_begin_anew(self) -> bool:
         """Whether a transaction has failed before it was known to be bound."""
         return self.unproven and not self.due
+
+    def doubt(self, results: list[Any]) -> None:
+        """Let a transaction begin elsewhere whose first statement has failed on a replica: it may have been cancelled
+        there for the sake of replay, or need what only a primary can do or has by now."""
+        failed = results[-1] if self._floor is not None else None
+        if failed is not None and failed.status == _FATAL:
+            self.unproven = failed.error_field(_SQLSTATE) != _CANCELLED
 
     def adopt(self, other: Self) -> None:
         """Go on with another's session with the server. The own one has been closed; the other object is at its end."""
@@ -199,6 +222,9 @@ class BoundConnectionMixin(_Base):
                 self.due = self.unproven = False
                 return None
             yield from self.begin_due()
+        if command == b"COMMIT" and self._committed is not None:
+            plain = super()._exec_command(command)
+            return (yield from commit_and_tell(self, plain, self._committed))
         try:
             return (yield from super()._exec_command(command, result_format))
         except psycopg.errors.FeatureNotSupported as error:
@@ -224,7 +250,9 @@ class BoundConnectionMixin(_Base):
     def _get_tx_start_command(self) -> bytes:
         command = super()._get_tx_start_command()
         # A default_transaction_read_only that injected SQL has left behind can't be undone from inside.
-        return command if self.read_only is not None else command + b" READ WRITE"
+        if self.read_only is not None:
+            return command
+        return command + (b" READ WRITE" if self._floor is None else b" READ ONLY")
 
     def _begin_bound(self, begin: bytes) -> PQGen[None]:
         if self._pipeline is not None:
@@ -267,15 +295,15 @@ class BoundConnectionMixin(_Base):
         try:
             pgconn.send_query_params(begin, None)
             if not self.prepare_bind:
-                pgconn.send_query_params(BIND, [token])
+                pgconn.send_query_params(*self._bind(BIND, [token]))
             elif name is not None:
-                pgconn.send_query_prepared(name, [token, same])
+                pgconn.send_query_prepared(name, self._bind(b"", [token, same])[1])
             else:
                 name, before = self._send_prepared(token, same), 4
             send()
             pgconn.pipeline_sync()
             yield from generators.send(pgconn)
-            yield from _read_to_sync(pgconn, results)
+            yield from read_to_sync(pgconn, results)
             pgconn.exit_pipeline_mode()
         except BaseException:
             # Nobody can tell whether it is bound, and to whom: interrupted, abandoned, or the server is gone.
@@ -297,10 +325,17 @@ class BoundConnectionMixin(_Base):
         """Prepare the binding, use it, and ask whether SQL can find out its name."""
         # SQL that knows the name can put a statement of its own in this place, and collect tokens.
         name = b"_tenantry_" + secrets.token_hex(16).encode()
-        self.pgconn.send_prepare(name, _BIND_SAME)
+        statement, arguments = self._bind(_BIND_SAME, [token, same])
+        self.pgconn.send_prepare(name, statement)
         self.pgconn.send_query_params(_NAMES_ARE_OPEN, None)
-        self.pgconn.send_query_prepared(name, [token, same])
+        self.pgconn.send_query_prepared(name, arguments)
         return name
+
+    def _bind(self, statement: bytes, arguments: list[bytes]) -> tuple[bytes, list[bytes]]:
+        """The binding and its parameters, for this server."""
+        if self._floor is None:
+            return statement, arguments
+        return on_replica(statement, len(arguments) + 1), arguments + self._floor.arguments
 
     def _note_prepared(self, name: bytes | None, done: list[Any]) -> None:
         if len(done) <= _OPENNESS or done[_OPENNESS].status == _FATAL:
@@ -318,7 +353,7 @@ class BoundConnectionMixin(_Base):
         self.unproven = True
         token, _ = self._proof()
         pipeline.command_queue.append(partial(self.pgconn.send_query_params, begin, None))
-        pipeline.command_queue.append(partial(self.pgconn.send_query_params, BIND, [token]))
+        pipeline.command_queue.append(partial(self.pgconn.send_query_params, *self._bind(BIND, [token])))
         pipeline.result_queue.extend((None, None))
         try:
             yield from pipeline._sync_gen()
@@ -341,27 +376,12 @@ class BoundConnectionMixin(_Base):
         meaning = translate(error)
         if isinstance(error, psycopg.errors.FeatureNotSupported):  # of all this only READ WRITE may not be supported
             meaning = standby()
+        if self._floor is not None and not isinstance(meaning, TenantryError):
+            meaning = ServerUnreachable(f"a replica could not bind: {meaning}")
         if isinstance(meaning, (DirtyBackend, ServerUnreachable)):
             # Without ROLLBACK: a pooler discards the server's side too if its client leaves inside a transaction.
             self.pgconn.finish()
         return meaning
-
-
-def _read_to_sync(pgconn: Any, results: list[Any]) -> PQGen[None]:
-    """Read the results up to the synchronisation point, or up to the first one that failed."""
-    while True:
-        try:
-            result = yield from generators.fetch(pgconn)
-            if result is None and pgconn.status != pq.ConnStatus.OK:
-                raise psycopg.OperationalError("the connection was lost while the transaction began")
-        except psycopg.OperationalError:
-            if results and results[-1].status == _FATAL:  # the server has said why
-                raise psycopg.errors.error_from_result(results[-1], encoding=pgconn._encoding) from None
-            raise
-        if result is not None and result.status == _PIPELINE_SYNC:
-            return
-        if result is not None and (not results or results[-1].status != _FATAL):
-            results.append(result)
 
 
 def _is_bound(results: list[Any], before: int) -> bool:

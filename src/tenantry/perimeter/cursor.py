@@ -67,6 +67,7 @@ class BoundCursorMixin(FollowingCursorMixin):
         results = yield from conn.begin_with(conn._get_tx_start_command(), send)
         if results is None:
             return False
+        conn.doubt(results)
         if wanted is Prepare.SHOULD and len(results) == 1:
             raise errors.error_from_result(results[0], encoding=self._encoding)
         key = conn._prepared.maybe_add_to_cache(query, wanted, name)

@@ -38,6 +38,17 @@ def merge_dsn(dsn: str, **changes: Any) -> Dsn:
     return Dsn(make_conninfo("", **{name: value for name, value in parameters.items() if value is not None}))
 
 
+def dsn_at(login: str, address: str) -> Dsn:
+    """The DSN of a server elsewhere that has the same logins.
+
+    Args:
+        login: a DSN with a user.
+        address: host and port of the other server, and what else is different there.
+    """
+    here = dict.fromkeys(("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts"))
+    return merge_dsn(login, **{**here, **parse_dsn(address)})
+
+
 def shown_dsn(dsn: str) -> str:
     """Where a DSN points, without secrets: ``user@host:port/database``."""
     p = parse_dsn(dsn)

@@ -7,8 +7,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -19,6 +20,7 @@ from tenantry.errors import (
     CrossedTenants,
     DirtyBackend,
     InvalidSettings,
+    ReplicaBehind,
     ServerFull,
     ServerUnreachable,
     ShardNotFound,
@@ -27,11 +29,13 @@ from tenantry.errors import (
     TenantNotReady,
     TenantSuspended,
 )
-from tenantry.model import Isolation, Mode, Placement, Tenant, TenantState
+from tenantry.model import Isolation, Mode, Placement, Replica, Tenant, TenantState
 from tenantry.perimeter.connection import BoundConnectionMixin, Guard, Mint
+from tenantry.perimeter.replica import Committed, Floor
 from tenantry.perimeter.token import Signer
 from tenantry.postgres.connect import merge_dsn
 from tenantry.postgres.discretion import hushed
+from tenantry.routing.replicas import Replicas, text
 from tenantry.settings import Settings, load
 
 STARTUP_OPTIONS = " ".join(
@@ -68,11 +72,17 @@ class Target:
     role: str
     dsn: str = field(repr=False)
     size: int
+    replica: str | None = None
+
+    @property
+    def server(self) -> tuple[str, str | None]:
+        """Which server it is on."""
+        return self.shard, self.replica
 
     @property
     def name(self) -> str:
-        """For messages: ``shard/database``."""
-        return f"{self.shard}/{self.database}"
+        """For messages: ``shard/database``, or ``shard:replica/database``."""
+        return f"{self.shard}{f':{self.replica}' if self.replica else ''}/{self.database}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +95,15 @@ class Route:
     key: ActiveKey
     mint: Mint = field(repr=False)
     guard: Guard = field(repr=False)
+    committed: Committed | None = None
+    floor: Floor | None = None
+    """Of a way to a replica: what it must have replayed."""
+    age: float = 0.0
 
     def bind(self, conn: BoundConnectionMixin) -> None:
         """Let a connection's next transactions be the tenant's."""
-        conn.bind_to(self.mint, self.guard, self.tenant.code, admitted(self.tenant).schema)
+        home = admitted(self.tenant).schema
+        conn.bind_to(self.mint, self.guard, self.tenant.code, home, self.floor, self.committed)
 
 
 class RouterCore:
@@ -105,7 +120,62 @@ class RouterCore:
         self.settings = settings or load()
         _check_prepares(self.settings)
         self._signers: tuple[ActiveKey, Signer] | None = None
-        self._targets: tuple[FleetView | None, dict[tuple[str, str, bool], Target]] = None, {}
+        self._targets: tuple[FleetView | None, dict[tuple[str, str, bool, str | None], Target]] = None, {}
+        self.replicas = Replicas()
+
+    def way(self, scope: Scope, tenant: Tenant, fleet: FleetView) -> Route:
+        """The way of a scope's transaction: to a replica if it only reads and one will do, else to the primary.
+
+        Args:
+            tenant: that of the scope, as the view knows it.
+
+        Raises:
+            TenantNotReady, TenantSuspended, TenantDeleted: it may not work now.
+            ShardNotFound: the view does not know the shard, or its login.
+            InvalidInput: the scope's ``after`` is not what ``last_write`` has returned.
+        """
+        route = self.route(tenant, scope.mode, fleet)
+        if route.committed is None or scope.mode is not Mode.READ_ONLY:
+            return route
+        shard, seconds = route.target.shard, fleet.plan(tenant.plan).replica_seconds
+        found = self.replicas.floor(tenant.id, shard, seconds, scope.after)
+        if found is None:
+            return route
+        replica = self.replicas.choose(tenant.id, fleet.replicas[shard], found[1])
+        if replica is None:
+            return route
+        floor = Floor(text(found[0]), round(self.settings.replica_wait * 1000))
+        target = self.target(tenant, fleet, replica)
+        return replace(route, target=target, committed=None, floor=floor, age=found[1])
+
+    def back(self, error: Exception, route: Route, fleet: FleetView) -> Route:
+        """The way to the primary, after a replica did not answer a read.
+
+        Args:
+            error: why.
+        """
+        shard, replica = route.target.server
+        assert replica is not None
+        if isinstance(error, ReplicaBehind):
+            self.replicas.behind(shard, replica, route.age, fleet.plan(route.tenant.plan).replica_seconds)
+        elif isinstance(error, (ServerUnreachable, BindingRefused)):
+            self.replicas.away(shard, replica)
+        return self.route(route.tenant, route.mode, fleet)
+
+    def last_write(self, tenant: Tenant | None = None) -> str | None:
+        """What reads elsewhere must see to see what a tenant has written in this process: a text to be kept, in the
+        session of who has written for instance, and given to ``tenant_scope(..., after=...)``.
+
+        Args:
+            tenant: the tenant; None: that of the current scope.
+
+        Returns:
+            None: it has written nothing lately that replicas might not have replayed, or does not read from replicas.
+
+        Raises:
+            NoTenant: there is no scope, and no tenant is given.
+        """
+        return self.replicas.last_write((current_tenant() if tenant is None else tenant).id)
 
     def route(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Route:
         """The way to a tenant.
@@ -116,10 +186,20 @@ class RouterCore:
         """
         target = self.target(tenant, fleet)
         mint = self.mint(tenant, target, mode, fleet)
-        return Route(tenant, mode, target, fleet.signing_key(), mint, guard(tenant))
+        return Route(tenant, mode, target, fleet.signing_key(), mint, guard(tenant), self._teller(tenant, mode, fleet))
 
-    def target(self, tenant: Tenant, fleet: FleetView) -> Target:
+    def _teller(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Committed | None:
+        """What learns from a commit on the primary what reads from replicas need to know; None: there are none."""
+        shard, plan = admitted(tenant).shard, fleet.plans.get(tenant.plan)
+        if plan is None or not plan.replica_seconds or not fleet.replicas.get(shard):
+            return None
+        return Teller(self.replicas, tenant.id, shard, plan.replica_seconds, wrote=mode is Mode.READ_WRITE)
+
+    def target(self, tenant: Tenant, fleet: FleetView, replica: Replica | None = None) -> Target:
         """The database where a tenant lives, with the application's login.
+
+        Args:
+            replica: on this replica of the shard; None: on the primary.
 
         Raises:
             TenantNotReady, TenantSuspended, TenantDeleted: it may not work now.
@@ -130,31 +210,32 @@ class RouterCore:
         known = self._targets
         if known[0] is not fleet:
             known = self._targets = fleet, {}
-        place = placement.shard, placement.database, own
+        place = placement.shard, placement.database, own, None if replica is None else replica.name
         found = known[1].get(place)
         if found is None:
-            found = known[1][place] = self._target(placement, own, fleet)
+            found = known[1][place] = self._target(placement, own, fleet, replica)
         return found
 
-    def _target(self, placement: Placement, own: bool, fleet: FleetView) -> Target:
+    def _target(self, placement: Placement, own: bool, fleet: FleetView, replica: Replica | None) -> Target:
         shard = fleet.shard(placement.shard)
         login = fleet.logins.get(shard.name)
         if login is None:
             raise ShardNotFound(
                 f"the shard {shard.name!r} has no login for the application", hint="run 'tenantry perimeter apply'"
             )
+        seconds = self.settings.connect_seconds if replica is None else 0  # the primary can answer, too
         dsn = merge_dsn(
-            shard.dsn,
+            shard.dsn if replica is None else replica.dsn,
             dbname=placement.database,
             user=login.role,
             password=login.password,
             application_name="tenantry",
-            connect_timeout=max(2, round(self.settings.connect_seconds)),
+            connect_timeout=max(2, round(seconds)),
             # A pooler between would refuse them.
             options=None if self.settings.pooler else STARTUP_OPTIONS,
         )
         size = min(OWN_DATABASE_CONNECTIONS, self.settings.pool_size) if own else self.settings.pool_size
-        return Target(shard.name, placement.database, login.role, dsn, size)
+        return Target(shard.name, placement.database, login.role, dsn, size, None if replica is None else replica.name)
 
     def mint(self, tenant: Tenant, target: Target, mode: Mode, fleet: FleetView) -> Callable[[int], str]:
         """What makes a token for each transaction, given the backend's process id."""
@@ -190,7 +271,7 @@ class RouterCore:
         wanted = mode or (current.mode if current is not None else Mode.READ_WRITE)
         if current is not None and current.mode is Mode.READ_ONLY:
             wanted = Mode.READ_ONLY
-        return Scope(tenant, wanted)
+        return Scope(tenant, wanted, current.after if current is not None else None)
 
 
 def _check_prepares(settings: Settings) -> None:
@@ -247,6 +328,22 @@ class Attempts:
         pause = self._pause * (0.75 + random.random() / 2)  # noqa: S311 - no secret
         self._pause = min(self._pause * 2, _PAUSES[1])
         return min(pause, self._until - now)
+
+
+class Teller:
+    """Tells what is known of a shard's replicas of one transaction on the primary; see :meth:`Replicas.committed`."""
+
+    __slots__ = ("_replicas", "_seconds", "_shard", "_tenant", "_wrote")
+
+    def __init__(self, replicas: Replicas, tenant: UUID, shard: str, seconds: int, *, wrote: bool) -> None:
+        self._replicas = replicas
+        self._tenant = tenant
+        self._shard = shard
+        self._seconds = seconds
+        self._wrote = wrote
+
+    def __call__(self, asked: float, lsn: str | None) -> None:
+        self._replicas.committed(self._tenant, self._shard, self._seconds, asked, lsn, wrote=self._wrote)
 
 
 def admitted(tenant: Tenant) -> Placement:

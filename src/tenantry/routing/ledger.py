@@ -266,7 +266,7 @@ class Ledger:
 
     def _forget_all(self) -> None:
         self._total = 0
-        self._pending: Counter[str] = Counter()  # by shard: a silent one must not take all places
+        self._pending: Counter[tuple[str, str | None]] = Counter()  # by server: a silent one must not take all places
         self._totals: Counter[Target] = Counter()
         self._good: Counter[Target] = Counter()  # those that have served
         self._caps: dict[Target, _Cap] = {}
@@ -281,7 +281,7 @@ class Ledger:
             place = idle[-1]
             self._unlist(place)
             return place
-        if self._counts.get(key, 0) >= size or self._pending[key.target.shard] >= max(1, self.budget // 2):
+        if self._counts.get(key, 0) >= size or self._pending[key.target.server] >= max(1, self.budget // 2):
             return None
         if self._is_capped(key.target) and not (
             (swap and self._swap(key.target, doomed)) or self._may_grow(key.target)
@@ -293,7 +293,7 @@ class Ledger:
             self._evict(next(iter(self._idle)), doomed)
         self._total += 1
         self._totals[key.target] += 1
-        self._pending[key.target.shard] += 1
+        self._pending[key.target.server] += 1
         self._counts[key] = self._counts.get(key, 0) + 1
         return Place(key, drop, self._clock(), self._term, self._pid)
 
@@ -320,7 +320,7 @@ class Ledger:
         return other is not None
 
     def _settle(self, place: Place) -> None:
-        self._pending[place.key.target.shard] -= place.pending
+        self._pending[place.key.target.server] -= place.pending
         place.pending = False
 
     def _is_surplus(self, place: Place) -> bool:

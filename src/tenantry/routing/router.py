@@ -14,7 +14,7 @@ import psycopg
 from psycopg import Transaction
 
 from tenantry.catalog.view import CatalogView
-from tenantry.context import tenant_scope
+from tenantry.context import Scope, tenant_scope
 from tenantry.errors import (
     DirtyBackend,
     InvalidInput,
@@ -150,12 +150,16 @@ class Router(RouterCore):
         return tenant
 
     @contextmanager
-    def tenant_scope(self, tenant: Tenant | str, *, mode: Mode | str = Mode.READ_WRITE) -> Iterator[Tenant]:
+    def tenant_scope(
+        self, tenant: Tenant | str, *, mode: Mode | str = Mode.READ_WRITE, after: str | None = None
+    ) -> Iterator[Tenant]:
         """Work for a tenant until the block ends.
 
         Args:
             tenant: a tenant or its slug.
-            mode: ``ro`` to refuse writes.
+            mode: ``ro`` to refuse writes; a replica may be read then, if the plan says so.
+            after: what ``last_write`` has returned, here or elsewhere: replicas that have not replayed that write are
+                not read.
 
         Raises:
             TenantNotFound: nobody has the slug.
@@ -163,7 +167,7 @@ class Router(RouterCore):
         """
         found = self.find(tenant) if isinstance(tenant, str) else tenant
         admitted(found)
-        with tenant_scope(found, mode=mode):
+        with tenant_scope(found, mode=mode, after=after):
             yield found
 
     @contextmanager
@@ -183,7 +187,7 @@ class Router(RouterCore):
             NoCapacity, ServerUnreachable: no connection could be had.
         """
         scope = self.scope(tenant, Mode(mode) if mode is not None else None)
-        passage = self._begin(scope.tenant, scope.mode)
+        passage = self._begin(scope)
         failure: BaseException | None = None
         try:
             yield passage.conn
@@ -196,10 +200,10 @@ class Router(RouterCore):
         finally:
             passage.end(failure)
 
-    def _begin(self, tenant: Tenant, mode: Mode) -> Passage:
-        """Begin where the tenant lives."""
-        tenant = self.view.peek(tenant.id) or tenant
-        route = self.route(tenant, mode, self.view.fleet())
+    def _begin(self, scope: Scope) -> Passage:
+        """Begin where the tenant lives, or where it may be read."""
+        tenant = self.view.peek(scope.tenant.id) or scope.tenant
+        route = self.way(scope, tenant, self.view.fleet())
         attempts: Attempts | None = None
         while True:
             try:
@@ -222,6 +226,12 @@ class Router(RouterCore):
             error: why it did not begin. It is raised again if another attempt makes no sense.
             lost: whether the connection has ended.
         """
+        if route.floor is not None:
+            self.pools.ledger.go_on(route.target)
+            if lost or isinstance(error, ServerUnreachable):
+                self.pools.forget(route.target)
+            log.info("%s does not answer a read: %s", route.target.name, error)
+            return self.back(error, route, self.view.fleet())
         if isinstance(error, ServerFull):
             self._wait_for_room(error, route, attempts)
             return route
@@ -300,7 +310,7 @@ class Passage:
             try:
                 self._go_on(pools.take(self._route.target))
                 return
-            except (TenantryError, psycopg.OperationalError) as another:
+            except (TenantryError, psycopg.Error) as another:
                 error = another
 
     def _leave(self) -> None:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import AsyncTransaction
 
 from tenantry.catalog.view_async import AsyncCatalogView
-from tenantry.context import tenant_scope
+from tenantry.context import Scope, tenant_scope
 from tenantry.errors import (
     DirtyBackend,
     InvalidInput,
@@ -149,12 +149,16 @@ class AsyncRouter(RouterCore):
         return tenant
 
     @asynccontextmanager
-    async def tenant_scope(self, tenant: Tenant | str, *, mode: Mode | str = Mode.READ_WRITE) -> AsyncIterator[Tenant]:
+    async def tenant_scope(
+        self, tenant: Tenant | str, *, mode: Mode | str = Mode.READ_WRITE, after: str | None = None
+    ) -> AsyncIterator[Tenant]:
         """Work for a tenant until the block ends.
 
         Args:
             tenant: a tenant or its slug.
-            mode: ``ro`` to refuse writes.
+            mode: ``ro`` to refuse writes; a replica may be read then, if the plan says so.
+            after: what ``last_write`` has returned, here or elsewhere: replicas that have not replayed that write are
+                not read.
 
         Raises:
             TenantNotFound: nobody has the slug.
@@ -162,7 +166,7 @@ class AsyncRouter(RouterCore):
         """
         found = await self.find(tenant) if isinstance(tenant, str) else tenant
         admitted(found)
-        with tenant_scope(found, mode=mode):
+        with tenant_scope(found, mode=mode, after=after):
             yield found
 
     @asynccontextmanager
@@ -184,7 +188,7 @@ class AsyncRouter(RouterCore):
             NoCapacity, ServerUnreachable: no connection could be had.
         """
         scope = self.scope(tenant, Mode(mode) if mode is not None else None)
-        passage = await self._begin(scope.tenant, scope.mode)
+        passage = await self._begin(scope)
         failure: BaseException | None = None
         try:
             yield passage.conn
@@ -197,10 +201,10 @@ class AsyncRouter(RouterCore):
         finally:
             passage.end(failure)
 
-    async def _begin(self, tenant: Tenant, mode: Mode) -> AsyncPassage:
-        """Begin where the tenant lives."""
-        tenant = self.view.peek(tenant.id) or tenant
-        route = self.route(tenant, mode, await self.view.fleet())
+    async def _begin(self, scope: Scope) -> AsyncPassage:
+        """Begin where the tenant lives, or where it may be read."""
+        tenant = self.view.peek(scope.tenant.id) or scope.tenant
+        route = self.way(scope, tenant, await self.view.fleet())
         attempts: Attempts | None = None
         while True:
             try:
@@ -223,6 +227,12 @@ class AsyncRouter(RouterCore):
             error: why it did not begin. It is raised again if another attempt makes no sense.
             lost: whether the connection has ended.
         """
+        if route.floor is not None:
+            self.pools.ledger.go_on(route.target)
+            if lost or isinstance(error, ServerUnreachable):
+                self.pools.forget(route.target)
+            log.info("%s does not answer a read: %s", route.target.name, error)
+            return self.back(error, route, await self.view.fleet())
         if isinstance(error, ServerFull):
             await self._wait_for_room(error, route, attempts)
             return route
@@ -301,7 +311,7 @@ class AsyncPassage:
             try:
                 await self._go_on(await pools.take(self._route.target))
                 return
-            except (TenantryError, psycopg.OperationalError) as another:
+            except (TenantryError, psycopg.Error) as another:
                 error = another
 
     def _leave(self) -> None:

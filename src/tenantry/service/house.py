@@ -92,7 +92,7 @@ async def _init(control: Control, wanted: House) -> Initialised:
                 hint="leave these options out, or use another database for the catalog",
             )
         for name, isolation, weight, limits in _PLANS if not await fetch(conn, "plans") else ():
-            await fetch(conn, "new_plan", (name, isolation, weight, Jsonb(limits), Jsonb({}), 0, 7 * 24 * 3600))
+            await fetch(conn, "new_plan", (name, isolation, weight, Jsonb(limits), Jsonb({}), 0, 7 * 24 * 3600, 0))
         if not await fetch(conn, "keys"):
             await fetch(conn, "new_key", (token_hex(4), token_bytes(KEY_BYTES), "active", keys.DAYS))
     return Initialised(tuple(migrations), await _login(control))

@@ -38,6 +38,7 @@ async def create(
     features: Mapping[str, Any] | None = None,
     warm: int = 0,
     grace: int = 7 * 24 * 3600,
+    replica_seconds: int = 0,
 ) -> Plan:
     """Create a plan.
 
@@ -48,16 +49,17 @@ async def create(
         features: anything that is JSON.
         warm: how many empty homes of this isolation are kept ready on each open shard.
         grace: how long a deleted tenant can be brought back, seconds.
+        replica_seconds: how old what its tenants read may be where they only read, so that replicas may answer; 0: the
+            primary answers all.
 
     Raises:
         InvalidInput: a value has a wrong form.
         Conflict: there is a plan of this name.
         OperationFailed: the plan is made, but a database could not be told yet; a worker tries again.
     """
-    plan = _checked(name, isolation, weight, limits or {}, features or {}, warm, grace)
-    values = (plan.isolation, plan.weight, Jsonb(dict(plan.limits)), Jsonb(dict(plan.features)), plan.warm, plan.grace)
+    plan = _checked(name, isolation, weight, limits or {}, features or {}, warm, grace, replica_seconds)
     async with control.store.transaction() as conn:
-        if not await fetch(conn, "new_plan", (plan.name, *values)):
+        if not await fetch(conn, "new_plan", (plan.name, *_row(plan))):
             raise Conflict(f"there is a plan {name!r} already", hint=f"change it with 'tenantry plan change {name}'")
         operation = await _publish(control, conn, "plan create", name)
     await control.engine.run(operation)
@@ -75,12 +77,11 @@ async def change(control: Control, name: str, **changes: Any) -> Plan:
     old = await show(control, name)
     values: dict[str, Any] = {
         each: changes.get(each) if changes.get(each) is not None else getattr(old, each)
-        for each in ("isolation", "weight", "limits", "features", "warm", "grace")
+        for each in ("isolation", "weight", "limits", "features", "warm", "grace", "replica_seconds")
     }
     plan = _checked(name, **values)
-    row = (plan.isolation, plan.weight, Jsonb(dict(plan.limits)), Jsonb(dict(plan.features)), plan.warm, plan.grace)
     async with control.store.transaction() as conn:
-        await fetch(conn, "change_plan", (*row, name))
+        await fetch(conn, "change_plan", (*_row(plan), name))
         operation = await _publish(control, conn, "plan change", name)
     await control.engine.run(operation)
     return plan
@@ -137,13 +138,21 @@ def _checked(
     features: Mapping[str, Any],
     warm: int,
     grace: int,
+    replica_seconds: int,
 ) -> Plan:
     _check_number("weight", weight, 1, 1_000_000)
     _check_number("warm", warm, 0, 10_000)
     _check_number("grace", grace, 0, 10 * 365 * 24 * 3600)
+    _check_number("number of seconds that reads may be old", replica_seconds, 0, 3600)
     level = parse_isolation(isolation)
     assert level is not None
-    return Plan(parse_name(name, "plan"), level, weight, parse_limits(limits), dict(features), warm, grace)
+    limits = parse_limits(limits)
+    return Plan(parse_name(name, "plan"), level, weight, limits, dict(features), warm, grace, replica_seconds)
+
+
+def _row(plan: Plan) -> tuple[Any, ...]:
+    limits, features = Jsonb(dict(plan.limits)), Jsonb(dict(plan.features))
+    return plan.isolation, plan.weight, limits, features, plan.warm, plan.grace, plan.replica_seconds
 
 
 def _check_number(what: str, value: object, least: int, most: int) -> None:

@@ -65,7 +65,7 @@ async def add(
         raise InvalidInput(f"{database!r} can't hold tenants", hint="choose another name for the pooled database")
     if await control.store.fetch("shard", (name,)):
         raise _taken(name)
-    where = _place(dsn) if address is None else _parse_address(address)
+    where = _place(dsn) if address is None else parse_address(address)
     mode = await _binding(dsn, control.settings.connect_seconds, binding)
     house = await control.store.house()
     await _refuse_used(control, dsn, take_over=take_over)
@@ -89,7 +89,12 @@ def _place(dsn: str) -> str:
     return merge_dsn(dsn, **dict.fromkeys(_NOT_A_PLACE))
 
 
-def _parse_address(address: str) -> str:
+def parse_address(address: str) -> str:
+    """Where applications connect, from outside, checked.
+
+    Raises:
+        InvalidInput: it is no DSN, names no host, or something that an application brings itself.
+    """
     parameters = parse_dsn(address)
     if found := [each for each in _NOT_A_PLACE if parameters.get(each)]:
         raise InvalidInput(
@@ -119,7 +124,7 @@ async def change(control: Control, name: str, *, dsn: str | None = None, address
     if dsn is None and address is None:
         raise InvalidInput("there is nothing to change", hint="name --dsn, --address or both")
     login = (await control.store.fetch("admin_dsn", (name,)))[0]["admin_dsn"]
-    where = old.dsn if address is None else _parse_address(address)
+    where = old.dsn if address is None else parse_address(address)
     if dsn is not None:
         await _binding(dsn, control.settings.connect_seconds, old.binding)
         await _refuse_other(control, name, dsn)

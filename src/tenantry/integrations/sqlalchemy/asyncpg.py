@@ -82,6 +82,8 @@ class _Statements(LRUCache[Any, Any]):
 class AsyncpgRoutedPool(AsyncRoutedPool):
     """The pool of an engine, with connections of asyncpg."""
 
+    reads_replicas = False
+
     errors = (TenantryError, AsyncAdapt_asyncpg_dbapi.Error, OSError)
 
     def options(self, record: Record) -> dict[str, Any]:

@@ -209,6 +209,31 @@ BEGIN
   RETURN resident_epoch;
 END $$;
 
+-- caught_up_v1 --
+-- On a replica, before the binding: whether it has replayed what the transaction must see; if not, after how many
+-- milliseconds it still has not. A snapshot that lasts longer than a statement was taken before this could look.
+CREATE OR REPLACE FUNCTION tenantry.caught_up_v1(lsn pg_lsn, patience integer) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  until timestamptz := clock_timestamp() + patience * interval '1 millisecond';
+  pause float8 := 0.0005;
+BEGIN
+  IF NOT pg_is_in_recovery() THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN005', MESSAGE = 'tenantry: the server is no replica (any more)';
+  END IF;
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = 'tenantry: a replica is read statement by statement only';
+  END IF;
+  WHILE pg_last_wal_replay_lsn() < lsn LOOP
+    IF clock_timestamp() >= until THEN
+      RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = 'tenantry: the replica has not replayed what is to be read';
+    END IF;
+    PERFORM pg_sleep(pause);
+    pause := least(pause * 2, 0.02);
+  END LOOP;
+  RETURN true;
+END $$;
+
 -- sealed_bound_v1 --
 -- The code that this transaction is bound to, or ''. A value without the prefix (a superuser's own) binds nobody.
 CREATE OR REPLACE FUNCTION tenantry_priv.bound_v1() RETURNS text

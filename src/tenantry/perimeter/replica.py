@@ -1,0 +1,110 @@
+"""What a binding on a replica asks, and what a commit on a primary brings back, so that replicas can be read.
+
+A replica must have replayed a position of the primary's write-ahead log before the transaction's first snapshot. That
+position is learned from the primary with each commit, in the same round trip.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import generators, pq
+from psycopg.abc import PQGen
+
+WHERE_WAL_IS = b"SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text"
+_ON_REPLICA = b" FROM tenantry.caught_up_v1($%d::pg_catalog.text::pg_catalog.pg_lsn, $%d)"
+
+_FATAL = pq.ExecStatus.FATAL_ERROR
+_PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
+
+Committed = Callable[[float, str | None], None]
+"""Is told after a commit on a primary when it was asked (``time.monotonic``) and how far its write-ahead log went then;
+None: that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a replica must have replayed before it is read.
+
+    Args:
+        lsn: a position in the write-ahead log.
+        patience: how many milliseconds to wait for it.
+    """
+
+    lsn: str
+    patience: int = 0
+
+    @property
+    def arguments(self) -> list[bytes]:
+        """Parameters of the binding on a replica, after the others."""
+        return [self.lsn.encode(), str(self.patience).encode()]
+
+
+def on_replica(statement: bytes, first: int) -> bytes:
+    """A binding that also asks whether the replica has caught up.
+
+    Args:
+        statement: the binding on a primary.
+        first: the number of the first parameter that is free.
+    """
+    return statement + _ON_REPLICA % (first, first + 1)
+
+
+def commit_and_tell(conn: Any, plain: PQGen[Any], committed: Committed) -> PQGen[Any]:
+    """Commit, and ask in the same round trip how far the write-ahead log goes then.
+
+    Args:
+        conn: psycopg's connection, in a transaction.
+        plain: its own way to commit, for where that can't be done.
+    """
+    pgconn, results, asked = conn.pgconn, list[Any](), time.monotonic()
+    if conn._pipeline is not None or pgconn.transaction_status != pq.TransactionStatus.INTRANS:
+        try:
+            return (yield from plain)
+        finally:
+            committed(asked, None)
+    conn._check_connection_ok()
+    lsn: str | None = None
+    pgconn.enter_pipeline_mode()
+    try:
+        pgconn.send_query_params(b"COMMIT", None)
+        pgconn.send_query_params(WHERE_WAL_IS, None)
+        pgconn.pipeline_sync()
+        yield from generators.send(pgconn)
+        yield from read_to_sync(pgconn, results, what="ended")
+        pgconn.exit_pipeline_mode()
+        if len(results) == 2 and results[1].status != _FATAL:
+            lsn = results[1].get_value(0, 0).decode()
+    except BaseException:
+        pgconn.finish()
+        raise
+    finally:
+        committed(asked, lsn)
+    if results[0].status == _FATAL:
+        raise psycopg.errors.error_from_result(results[0], encoding=pgconn._encoding)
+    return results[0]
+
+
+def read_to_sync(pgconn: Any, results: list[Any], *, what: str = "began") -> PQGen[None]:
+    """Read the results up to the synchronisation point, or up to the first one that failed.
+
+    Args:
+        what: what the transaction did, for a message.
+    """
+    while True:
+        try:
+            result = yield from generators.fetch(pgconn)
+            if result is None and pgconn.status != pq.ConnStatus.OK:
+                raise psycopg.OperationalError(f"the connection was lost while the transaction {what}")
+        except psycopg.OperationalError:
+            if results and results[-1].status == _FATAL:  # the server has said why
+                raise psycopg.errors.error_from_result(results[-1], encoding=pgconn._encoding) from None
+            raise
+        if result is not None and result.status == _PIPELINE_SYNC:
+            return
+        if result is not None and (not results or results[-1].status != _FATAL):
+            results.append(result)
