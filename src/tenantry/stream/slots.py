@@ -49,7 +49,7 @@ async def publish(
     Raises:
         psycopg.Error: one of the tables can't be published.
     """
-    where = sql.SQL("")
+    where: sql.Composable = sql.SQL("")
     if keys is not None:
         listed = sql.SQL(", ").join(map(sql.Literal, keys))
         where = sql.SQL(" WHERE ({} IN ({}))").format(sql.Identifier(column), listed)
