@@ -217,7 +217,8 @@ async def test_it_needs_no_more_round_trips_than_without_tenants(house: House, p
             return found[1:]
 
         for run in (core, orm):
-            assert await trips(run, engine) == await trips(run, plain) == [3, 3, 3, 3]
+            assert await trips(run, plain) == [3, 3, 3, 3]
+            assert await trips(run, engine) == [2, 2, 2, 2]
         await engine.dispose()
         await plain.dispose()
         await asyncio.sleep(0)

@@ -76,6 +76,51 @@ async def until_it_waits(door: psycopg.Connection, conn: AsyncpgConnection) -> N
         await asyncio.sleep(0)
 
 
+async def late(conn: AsyncpgConnection, query: str = WHO, *args: object) -> object:
+    """As the first statement of a transaction that begins late."""
+    conn.begin_late()
+    async with conn.transaction():
+        return await conn.fetchval(query, *args)
+
+
+async def test_a_first_statement_that_is_prepared_is_bound(wall: Wall, conn: AsyncpgConnection) -> None:
+    for member in (wall.a, wall.b, wall.a, wall.a):
+        conn.bind_to(wall.minter(member), tenant=member.code)
+        assert await late(conn) == member.key
+    assert conn.is_clean
+    conn.bind_to(lambda pid: wall.mint(wall.a, epoch=2), tenant=wall.a.code)
+    for _ in range(2):
+        with pytest.raises(TenantMoved):
+            await late(conn)
+        assert conn.is_clean
+
+
+async def test_a_first_statement_is_bound_where_names_can_be_looked_up(wall: Wall) -> None:
+    function = "EXECUTE ON FUNCTION pg_catalog.pg_prepared_statement()"
+    with wall.scenery(f"GRANT {function} TO tenantry_app", f"REVOKE {function} FROM tenantry_app"):
+        conn = await connect(wall)
+        for member in (wall.a, wall.b, wall.b, wall.a):
+            conn.bind_to(wall.minter(member), tenant=member.code)
+            assert await late(conn) == member.key
+        assert conn.gate._binding.name == ""
+        await conn.close()
+
+
+async def test_who_was_not_bound_is_looked_for_by_the_next(wall: Wall, conn: AsyncpgConnection) -> None:
+    """A refused binding has not looked through the backend; what was done unbound may have left something there."""
+    for refused in (True, False):
+        conn.bind_to(wall.minter(wall.a), tenant=wall.a.code)
+        assert await late(conn) == wall.a.key
+        assert conn.gate._last_tenant == wall.a.code
+        if refused:
+            conn.bind_to(lambda pid: wall.mint(wall.a, epoch=2), tenant=wall.a.code)
+        else:
+            conn.unbind()
+        with pytest.raises((TenantMoved, asyncpg.InsufficientPrivilegeError)):
+            await late(conn)
+        assert conn.gate._last_tenant is None
+
+
 async def test_what_begins_is_bound(wall: Wall, conn: AsyncpgConnection) -> None:
     for member in (wall.a, wall.b):
         conn.bind_to(wall.minter(member))

@@ -27,9 +27,10 @@ from asyncpg.transaction import Transaction  # type: ignore[import-untyped]
 
 from tenantry.context import Scope
 from tenantry.model import Mode, Tenant, shown
+from tenantry.perimeter.asyncpg import AsyncpgConnection
 from tenantry.perimeter.connection import is_fatal
 from tenantry.routing.asyncpg import Hook, connect_asyncpg, drop_asyncpg
-from tenantry.routing.core import Attempts, Target, admitted
+from tenantry.routing.core import Attempts, Route, admitted
 from tenantry.routing.ledger import Key, Place
 from tenantry.routing.router_async import AsyncRouter
 from tenantry.routing.sessions import Learned
@@ -125,6 +126,9 @@ class Pool:
     ) -> AsyncIterator[PoolConnectionProxy]:
         """An asyncpg connection inside a transaction that is bound to a tenant; committed when the block ends well.
 
+        The transaction begins with its first statement, in one round trip with it if the connection has prepared it
+        before.
+
         Args:
             tenant: the tenant; None: that of the current scope.
             mode: ``ro`` to refuse writes; None: as the scope says.
@@ -140,8 +144,8 @@ class Pool:
         """
         _check_isolation(isolation)
         scope = self.router.scope(tenant, Mode(mode) if mode is not None else None)
-        place, block = await self._begin(scope, isolation or self._isolation, deferrable)
-        proxy = PoolConnectionProxy(None, place.item)
+        passage = await self._begin(scope, isolation or self._isolation, deferrable)
+        proxy = PoolConnectionProxy(None, passage.conn)
         failure: BaseException | None = None
         try:
             if self._setup is not None:
@@ -149,13 +153,13 @@ class Pool:
             yield proxy
         except BaseException as error:
             failure = error
-            await _roll_back(place, block)
+            await passage.roll_back()
             raise
         else:
-            await block.commit()
+            await passage.block.commit()
         finally:
             proxy._detach()
-            self._give(place, failure)
+            passage.end(failure)
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """As asyncpg's, in a transaction of its own, for the tenant of the current scope."""
@@ -189,34 +193,30 @@ class Pool:
         self.router.pools.ledger.drop(lambda key: isinstance(key.owner, tuple) and key.owner[0] is self)
         await asyncio.sleep(0)  # the sockets are closed in the loop's next round
 
-    async def _begin(self, scope: Scope, isolation: str | None, deferrable: bool) -> tuple[Place, Transaction]:
+    async def _begin(self, scope: Scope, isolation: str | None, deferrable: bool) -> _Passage:
         """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
         router = self.router
         tenant = router.view.peek(scope.tenant.id) or scope.tenant
         route = router.route(tenant, scope.mode, await router.view.fleet())
         attempts: Attempts | None = None
         while True:
-            place: Place | None = None
+            passage: _Passage | None = None
             try:
-                home = admitted(route.tenant).schema
-                place = await self._take(route.target, home)
-                place.item.bind_to(route.mint, route.guard, home)
-                readonly = route.mode is Mode.READ_ONLY
-                block = place.item.transaction(isolation=isolation, readonly=readonly, deferrable=deferrable)
-                await block.start()
-                return place, block
+                passage = _Passage(self, route, await self.take(route), isolation, deferrable)
+                await passage.block.start()
+                return passage
             except BaseException as error:
-                lost = place is not None and place.item.is_closed()
-                if place is not None:
-                    self._give(place, error)
+                lost = passage is not None and passage.conn.is_closed()
+                if passage is not None:
+                    passage.end(error)
                 if not isinstance(error, Exception) or not (lost or isinstance(error, TenantryError)):
                     raise
                 attempts = attempts or router.attempts(route)
                 route = await router.recover(error, route, attempts, lost=lost)
 
-    async def _take(self, target: Target, home: str) -> Place:
+    async def take(self, route: Route) -> Place:
         """A place with a connection in it. Who takes one gives it back, whatever happens."""
-        pools = self.router.pools
+        pools, target, home = self.router.pools, route.target, admitted(route.tenant).schema
         key = Key(target, (self, asyncio.get_running_loop()))  # a connection is of no use in another loop
         place = await take_async(pools.ledger, key, target.size, drop_asyncpg, pools.seconds)
         if place.item is None:
@@ -237,19 +237,91 @@ class Pool:
             pools.ledger.connected(place)
         return place
 
-    def _give(self, place: Place, error: BaseException | None) -> None:
+    def give(self, place: Place, error: BaseException | None) -> None:
+        """Give a place back.
+
+        Args:
+            error: what came out of the work with the connection.
+        """
         conn = place.item
         conn.unbind()
         conn._pool_release_ctr += 1  # what was prepared with it is of no use any more
         self.router.pools.ledger.give(place, keep=(error is None or not is_fatal(error)) and conn.is_clean)
 
 
-async def _roll_back(place: Place, block: Transaction) -> None:
-    """Roll back after an error, which is more telling than what may go wrong now."""
-    try:
-        await block.rollback()
-    except (OSError, TenantryError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        log.warning("a transaction on %s was not rolled back: %s", place.key.target.name, error)
+class _Passage:
+    """The way of one transaction: where its tenant lives, or has moved to, past connections that are lost or not clean.
+
+    Args:
+        place: with a connection to the route's target.
+    """
+
+    def __init__(self, pool: Pool, route: Route, place: Place, isolation: str | None, deferrable: bool) -> None:
+        self._pool = pool
+        self._route = route
+        self._attempts: Attempts | None = None
+        self._place: Place | None = place
+        self.conn: AsyncpgConnection = place.item
+        self._bind()
+        self.conn.begin_late()
+        readonly = route.mode is Mode.READ_ONLY
+        self.block = Transaction(self.conn, isolation, readonly, deferrable)
+
+    def end(self, error: BaseException | None) -> None:
+        """Give the connection back.
+
+        Args:
+            error: what came out of the work with it.
+        """
+        self.conn.again = None
+        if self._place is not None:
+            self._pool.give(self._place, error)
+
+    async def roll_back(self) -> None:
+        """Roll back after an error, which is more telling than what may go wrong now."""
+        try:
+            await self.block.rollback()
+        except (OSError, TenantryError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            log.warning("a transaction on %s was not rolled back: %s", self._route.target.name, error)
+
+    def _bind(self) -> None:
+        route, conn = self._route, self.conn
+        conn.bind_to(route.mint, route.guard, route.tenant.code, admitted(route.tenant).schema)
+        conn.again = self._again
+
+    async def _again(self, error: Exception) -> None:
+        """Begin elsewhere; nothing of the transaction has taken effect.
+
+        Args:
+            error: why it could not begin. It is raised again if another attempt makes no sense.
+        """
+        router, begin = self._pool.router, self.conn.gate.begun
+        self._attempts = self._attempts or router.attempts(self._route)
+        while True:
+            lost = self._place is not None and not self.conn.gate.is_connected()  # else no connection could be had
+            self._leave()
+            self._route = await router.recover(error, self._route, self._attempts, lost=lost)
+            try:
+                self._go_on(await self._pool.take(self._route), begin)
+                await self.conn.gate.begin_due()
+                return
+            except (OSError, TenantryError, asyncpg.PostgresError, asyncpg.InterfaceError) as another:
+                error = another
+
+    def _leave(self) -> None:
+        """Who still holds the session must not meet another tenant in it, so it ends."""
+        place, self._place = self._place, None
+        if place is not None:
+            self.conn.terminate()
+            self._pool.router.pools.ledger.give(place, keep=False)
+
+    def _go_on(self, place: Place, begin: str) -> None:
+        """Begin with the session of another connection, in the same object."""
+        conn, self._place = self.conn, place
+        conn.adopt(place.item)
+        place.item = conn
+        self._bind()
+        conn.gate.due = begin
 
 
 def _check_isolation(isolation: str | None) -> None:

@@ -1,10 +1,12 @@
 """asyncpg connections that bind each transaction to a tenant as they begin it.
 
-``BEGIN`` and the binding travel together, so a bound transaction costs no more round trips than a bare one. asyncpg has
-no pipeline; but PostgreSQL answers all messages up to a synchronisation point, and asyncpg, which waits for the rows of
-a prepared statement, takes it in good part that another statement's completion comes before them. So the messages of
-``BEGIN`` are written to the transport just before asyncpg writes its own, those of the prepared binding: the token is a
-bind parameter and never part of a statement's text. What the server refuses reaches asyncpg as the binding's error.
+``BEGIN`` and the binding travel together, so a bound transaction costs no more round trips than a bare one; where the
+connection may begin late, the first statement travels with them, and it is one less. asyncpg has no pipeline; but
+PostgreSQL answers all messages up to a synchronisation point, and asyncpg, which waits for the rows of a prepared
+statement, takes it in good part that other statements' completions come before them. So the messages of ``BEGIN`` and
+of the binding are written to the transport just before asyncpg writes its own: the token is a bind parameter and never
+part of a statement's text. What the server refuses reaches asyncpg as the error of its statement; a witness has seen
+how far the answers went.
 
 A connection, its prepared statements and its cursors send everything through the connection's ``_protocol``. There
 stands :class:`Gate`.
@@ -23,9 +25,13 @@ import asyncpg  # type: ignore[import-untyped]
 from asyncpg.connection import _StatementCache, _weak_maybe_gc_stmt  # type: ignore[import-untyped]
 from psycopg.sql import Literal
 
-from tenantry.errors import CrossedTenants, DirtyBackend, ServerUnreachable
+from tenantry.errors import CrossedTenants, DirtyBackend, ServerUnreachable, TenantryError
 from tenantry.perimeter import wire
-from tenantry.perimeter.connection import BIND, Guard, Mint, meaning, standby
+from tenantry.perimeter.connection import Guard, Mint, meaning, standby
+from tenantry.perimeter.witness import Witness
+
+_BIND = "SELECT WHERE tenantry.bind_v1($1, $2) IS NULL"
+"""The binding as a statement that gives no row, which asyncpg would take for one of its own statement's."""
 
 _FACTS = """
 SELECT FROM pg_catalog.generate_series(1,
@@ -42,15 +48,32 @@ without parameters asyncpg tells no more than how many rows it found."""
 _NAMES_ARE_OPEN, _DOMAINS = 1, 2
 _NO_SUCH_STATEMENT = "26000"
 _NOT_SUPPORTED = "0A000"  # of all that is sent to begin a transaction, only READ WRITE may not be supported
+_MAY_BE_LOST = OSError, TenantryError, asyncpg.PostgresError, asyncpg.InterfaceError
 _FIRST_OWN_TYPE = 16384  # PostgreSQL: FirstNormalObjectId
 
 
-def _statement(name: str, *, guarded: bool = True) -> Callable[..., Awaitable[Any]]:
-    """A method of asyncpg's protocol that talks to the server."""
+def _statement(name: str, *names: str) -> Callable[..., Awaitable[Any]]:
+    """A method of asyncpg's protocol that has the server do something.
+
+    Args:
+        names: of its first parameters, which asyncpg sometimes gives by name and sometimes not.
+    """
 
     async def call(self: Gate, *arguments: Any, **options: Any) -> Any:
-        if guarded and self.guard is not None:
+        if self.guard is not None:
             self.guard()
+        if self.due is not None:
+            given = dict(zip(names, arguments, strict=False))
+            return await self._first(name, *arguments[len(given) :], **given, **options)
+        return await self.send(name, *arguments, **options)
+
+    return call
+
+
+def _ending(name: str) -> Callable[..., Awaitable[Any]]:
+    """A method of asyncpg's protocol that puts something away, whoever's scope it is."""
+
+    async def call(self: Gate, *arguments: Any, **options: Any) -> Any:
         return await self.send(name, *arguments, **options)
 
     return call
@@ -60,22 +83,35 @@ class Gate:
     """asyncpg's protocol as its connection sees it: it looks at the scope before each statement, and binds what begins.
 
     Attributes:
+        tenant: whose the transactions are, as it stands in the token; None: whoever used the backend last is unknown.
+        late: whether the next transaction begins with its first statement.
+        due: the statement that begins the transaction of which the server has not been told yet.
+        begun: the statement that has begun the last one that began late.
+        unproven: whether the transaction that has begun may still turn out to be impossible here. Nothing of it has
+            taken effect then, so it may begin elsewhere.
         pending: how many operations have been started and not ended.
         altered: whether something was changed that the connection's next user must not inherit.
     """
 
     mint: Mint | None = None
     guard: Guard | None = None
+    tenant: str | None = None
+    late = False
+    due: str | None = None
+    begun = ""
+    unproven = False
     pending = 0
     altered = False
+    _last_tenant: str | None = None
     _binding: Any = None
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, owner: AsyncpgConnection) -> None:
         self._protocol = protocol
         self._transport = transport
-        self._owner = weakref.ref(owner)
+        self._witness = Witness(protocol)
+        transport.set_protocol(self._witness)
+        self.owner = weakref.ref(owner)
         self.is_connected = protocol.is_connected
-        self.is_in_transaction = protocol.is_in_transaction
         self.get_record_class = protocol.get_record_class
         self.get_settings = protocol.get_settings
         self._get_timeout = protocol._get_timeout
@@ -84,27 +120,41 @@ class Gate:
         return getattr(self._protocol, name)
 
     prepare = _statement("prepare")
-    bind_execute = _statement("bind_execute")
-    bind_execute_many = _statement("bind_execute_many")
-    bind = _statement("bind")
+    bind_execute = _statement("bind_execute", "state", "args", "portal_name", "limit", "return_extra", "timeout")
+    bind_execute_many = _statement("bind_execute_many", "state", "args", "portal_name", "timeout")
+    bind = _statement("bind", "state", "args", "portal_name", "timeout")
     execute = _statement("execute")
     copy_in = _statement("copy_in")
     copy_out = _statement("copy_out")
-    close_portal = _statement("close_portal", guarded=False)
-    close_statement = _statement("close_statement", guarded=False)
+    close_portal = _ending("close_portal")
+    close_statement = _ending("close_statement")
+
+    def is_in_transaction(self) -> bool:
+        """As asyncpg's; a transaction that is due has begun."""
+        return self.due is not None or bool(self._protocol.is_in_transaction())
 
     async def query(self, query: str, timeout: Any) -> str:
         """Send a statement without parameters: as asyncpg begins, ends and nests transactions."""
         if wire.begins(query) and not self.is_in_transaction():
             return await self._begin(query, timeout)
-        if self.guard is not None and not wire.ends(query):
+        ends = wire.ends(query)
+        if self.guard is not None and not ends:
             self.guard()
-        status: str = await self.send("query", query, timeout)
+        status: str
+        if self.due is not None:
+            if ends:  # of a transaction of which the server has never heard
+                self.due, self.unproven = None, False
+                return query.rstrip(";")
+            status = await self._first("query", query, timeout)
+        else:
+            status = await self.send("query", query, timeout)
         return status
 
     async def send(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the protocol that talks to the server."""
         self.pending += 1
+        if self.mint is None:
+            self._last_tenant = None
         try:
             return await getattr(self._protocol, name)(*arguments, **options)
         except asyncpg.InvalidSQLStatementNameError:
@@ -140,7 +190,7 @@ class Gate:
         return int(tag.removeprefix("SELECT "))
 
     async def _describe(self, name: str) -> Any:
-        state = await self.send("prepare", name, BIND.decode(), None, record_class=asyncpg.Record)
+        state = await self.send("prepare", name, _BIND, None, record_class=asyncpg.Record)
         state._init_codecs()
         return state
 
@@ -148,20 +198,37 @@ class Gate:
         try:
             if self.guard is not None:
                 self.guard()
-            if self.mint is not None:
-                timeout = await self._protocol._wait_for_cancellation(self._get_timeout(timeout))
-                if self.is_connected() and not self.pending:  # else asyncpg refuses, and says why
-                    return await self._bind(query, timeout, self.mint)
-            status: str = await self.send("query", query, timeout)
-            return status
+            if self.mint is not None and self.late and self.is_connected() and not self.pending:
+                self.late, self.due, self.begun, self.unproven = False, query, query, True
+                return "BEGIN"
+            return await self._begin_now(query, timeout)
         except BaseException:
-            owner = self._owner()
+            owner = self.owner()
             if owner is not None:
                 owner._top_xact = None  # asyncpg leaves a transaction there that it could not begin
             raise
 
+    async def begin_due(self) -> None:
+        """Begin now what is due."""
+        due, self.due = self.due, None
+        if due is not None:
+            await self._begin_now(due, None)
+
+    async def _begin_now(self, query: str, timeout: Any) -> str:
+        if self.mint is not None:
+            timeout = await self._until_free(timeout)
+            if self.is_connected() and not self.pending:  # else asyncpg refuses, and says why
+                return await self._bind(query, timeout, self.mint)
+        status: str = await self.send("query", query, timeout)
+        return status
+
+    async def _until_free(self, timeout: Any) -> Any:
+        """Wait for what is being cancelled; what is left of the time."""
+        return await self._protocol._wait_for_cancellation(self._get_timeout(timeout))
+
     async def _bind(self, query: str, timeout: Any, mint: Mint) -> str:
-        binding = self._binding, (mint(self._protocol.backend_pid),), "", 0, False, timeout
+        binding = self._binding, self._proof(mint), "", 0, False, timeout
+        self.unproven = True
         try:
             # From here on nobody else may write: bind_execute() does so before it waits for anything.
             self._transport.write(wire.begin_message(query))
@@ -173,7 +240,88 @@ class Gate:
             # Nobody can tell whether it is bound: interrupted, out of time, or the server is gone.
             self._terminate()
             raise
+        self._note_bound()
         return "BEGIN"
+
+    def _proof(self, mint: Mint) -> tuple[str, bool]:
+        """The token, and whether the backend has served nobody but its tenant since the last transaction."""
+        same = bool(self._binding.name) and self.tenant is not None and self.tenant == self._last_tenant
+        self._last_tenant = None  # until it is bound
+        return mint(self._protocol.backend_pid), same
+
+    def _note_bound(self) -> None:
+        self.unproven = False
+        self._last_tenant = self.tenant
+
+    async def begin_now(self) -> None:
+        """Begin what is due, here or elsewhere."""
+        try:
+            await self.begin_due()
+        except _MAY_BE_LOST as error:
+            await self._elsewhere(error)
+
+    async def _first(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """The first statement of a transaction that is due: in one trip with BEGIN where it can be, or right after."""
+        gate = self
+        try:
+            if name == "bind_execute" and not options["portal_name"]:  # of a portal asyncpg asks if it is at its end
+                return await self._join(**options)
+            await self.begin_due()
+        except _MAY_BE_LOST as error:
+            gate = await self._elsewhere(error)
+            if "state" in options:
+                options["state"] = await gate.prepared_anew(options["state"])
+        return await gate.send(name, *arguments, **options)
+
+    async def _elsewhere(self, error: Exception) -> Gate:
+        owner = self.owner()
+        if owner is None or owner.again is None or self.pending or not owner.may_begin_anew():
+            raise error
+        await owner.again(error)
+        return owner.gate
+
+    async def prepared_anew(self, state: Any) -> Any:
+        """A statement that was prepared in another session, prepared in this one."""
+        owner = self.owner()
+        assert owner is not None
+        return await owner._get_statement(
+            state.query, None, record_class=state.record_class, ignore_custom_codec=state.ignore_custom_codec
+        )
+
+    async def _join(self, timeout: Any, **statement: Any) -> Any:
+        """Begin, bind and execute in one round trip."""
+        statement["timeout"] = await self._until_free(timeout)
+        if self.due is None or self.mint is None or self.pending or not self.is_connected():
+            return await self.send("bind_execute", **statement)  # asyncpg refuses it, and says why
+        begin, self.due = self.due, None
+        count, witness = self._protocol.queries_count, self._witness
+        try:
+            self._transport.write(self._head(begin, *self._proof(self.mint)))
+            return await self.send("bind_execute", **statement)
+        except BaseException as error:
+            if count == self._protocol.queries_count and self.is_connected():
+                # asyncpg has refused a parameter, and what went before waits for a synchronisation point.
+                await self._bind_again()
+            elif witness.bound is not True and isinstance(error, asyncpg.PostgresError):
+                await self._refuse(error.with_traceback(None))
+            elif isinstance(error, TimeoutError) or not isinstance(error, OSError):
+                self.unproven = False  # interrupted: it is not for us to do it anyway
+            raise
+        finally:
+            if witness.bound:
+                self._note_bound()
+
+    async def _bind_again(self) -> None:
+        assert self.mint is not None
+        try:
+            await self.send("bind_execute", self._binding, self._proof(self.mint), "", 0, False, None)
+        except asyncpg.PostgresError as error:
+            await self._refuse(error.with_traceback(None))
+
+    def _head(self, begin: str, token: str, same: bool) -> bytes:
+        name = self._binding.name
+        self._witness.watch(parsed=not name)
+        return wire.begin_message(begin) + wire.bind_message(name, _BIND, token, same=same)
 
     async def _refuse(self, error: asyncpg.PostgresError) -> None:
         """Leave the transaction that was not bound, and raise what its refusal means."""
@@ -191,15 +339,15 @@ class Gate:
 
     async def _leave(self) -> None:
         try:
-            if self.is_connected() and self.is_in_transaction():
+            if self.is_connected() and self._protocol.is_in_transaction():
                 await self.send("query", "ROLLBACK", None)
         except BaseException:
             self._terminate()
             raise
 
     def _terminate(self) -> None:
-        owner = self._owner()
-        if owner is not None:
+        owner = self.owner()
+        if owner is not None and owner.gate is self:
             owner.terminate()
 
 
@@ -230,8 +378,21 @@ class HomeCache(_StatementCache):  # type: ignore[misc]
         super().put((self.home, query) if self.apart or is_local(statement) else query, statement)
 
 
+_SESSION = (
+    "gate _protocol _transport _aborted _stmts_to_close _listeners _log_listeners _termination_listeners _query_loggers"
+    " _server_version _server_caps _reset_query _config _params _addr _names _named"
+).split()
+"""What of a connection object belongs to its session with the server."""
+
+
 class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
-    """An asyncpg connection whose transactions are bound to a tenant."""
+    """An asyncpg connection whose transactions are bound to a tenant.
+
+    Attributes:
+        again: begins elsewhere what could not begin here, given the reason. The first statement is sent again then.
+    """
+
+    again: Callable[[Exception], Awaitable[None]] | None = None
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *arguments: Any) -> None:
         self.gate = Gate(protocol, transport, self)
@@ -239,41 +400,66 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
         self._named = 0
         self._hooks_before: tuple[Any, ...] = ()
         super().__init__(self.gate, transport, *arguments)
-        config = self._config
-        self._stmt_cache: HomeCache = HomeCache(
-            loop=self._loop,
-            max_size=config.statement_cache_size,
-            on_remove=partial(_weak_maybe_gc_stmt, weakref.ref(self)),
-            max_lifetime=config.max_cached_statement_lifetime,
-        )
+        self._stmt_cache: HomeCache = self._new_cache()
 
     async def ready(self, *, pooler: bool = False, home: str = "") -> None:
         """Prepare the binding; see :meth:`Gate.ready`."""
         self._stmt_cache.apart = await self.gate.ready(pooler=pooler, home=home)
 
-    def bind_to(self, mint: Mint, guard: Guard | None = None, home: str = "") -> None:
+    def bind_to(self, mint: Mint, guard: Guard | None = None, tenant: str | None = None, home: str = "") -> None:
         """Bind the transactions that follow.
 
         Args:
             mint: makes the token for each transaction.
             guard: is called before each statement.
+            tenant: whose the transactions are, as it stands in the token. If the last ones were as well, nothing that
+                the backend could carry over is looked for. None: it is always looked for.
             home: the schema of the tenant.
 
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
         """
-        if self.gate.is_in_transaction():
+        gate = self.gate
+        if gate.is_in_transaction():
             raise CrossedTenants(
                 "a connection was bound anew while its transaction is open", hint="commit or roll back first"
             )
         self._hooks_before = self._hooks()
-        self.gate.mint = mint
-        self.gate.guard = guard
+        gate.mint, gate.guard, gate.tenant = mint, guard, tenant
         self._stmt_cache.home = home
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""
-        self.gate.mint = self.gate.guard = None
+        gate = self.gate
+        gate.mint = gate.guard = gate.tenant = gate.due = self.again = None
+        gate.late = gate.unproven = False
+
+    def begin_late(self) -> None:
+        """Let the next transaction begin with its first statement; without one, the server does not hear of it."""
+        self.gate.late = True
+
+    def may_begin_anew(self) -> bool:
+        """Whether a transaction has failed before it was known to be bound."""
+        return self.gate.unproven and self.gate.due is None
+
+    def adopt(self, other: AsyncpgConnection) -> None:
+        """Go on with another's session with the server. The own one has ended; the other object is at its end."""
+        for name in _SESSION:
+            setattr(self, name, getattr(other, name))
+        self.gate.owner = weakref.ref(self)
+        self.gate.set_connection(self)
+        self._stmt_cache = self._new_cache(other._stmt_cache.apart)
+        other._aborted = True  # the object; its session goes on
+        self._hooks_before = other._hooks()
+
+    async def _get_statement(self, query: Any, timeout: Any, *, named: Any = False, **options: Any) -> Any:
+        if named:  # it goes into an object of the caller's, which is of no use in another session
+            await self.gate.begin_now()
+        return await super()._get_statement(query, timeout, named=named, **options)
+
+    def is_closed(self) -> bool:
+        """As asyncpg's; a transaction of which the server has not heard yet can begin elsewhere."""
+        return (self.gate.due is None or self.again is None) and bool(super().is_closed())
 
     @property
     def is_clean(self) -> bool:
@@ -291,6 +477,17 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
             or self._top_xact is not None
             or self._hooks() != self._hooks_before
         )
+
+    def _new_cache(self, apart: bool = False) -> HomeCache:
+        config = self._config
+        made = HomeCache(
+            loop=self._loop,
+            max_size=config.statement_cache_size,
+            on_remove=partial(_weak_maybe_gc_stmt, weakref.ref(self)),
+            max_lifetime=config.max_cached_statement_lifetime,
+        )
+        made.apart = apart
+        return made
 
     def terminate(self) -> None:
         """As asyncpg's, but what has been asked of the server on another connection, to stop a statement, goes on."""

@@ -252,7 +252,13 @@ class BoundConnectionMixin(_Base):
         # A default_transaction_read_only that injected SQL has left behind can't be undone from inside.
         if self.read_only is not None:
             return command
-        return command + (b" READ WRITE" if self._floor is None else b" READ ONLY")
+        return command + (b" READ ONLY" if self._only_reads() else b" READ WRITE")
+
+    def _only_reads(self) -> bool:
+        """Whether it is a replica's, or a standby's that is only being looked at: bound to nobody."""
+        return self._floor is not None or (
+            self._mint is None and self.pgconn.parameter_status(b"in_hot_standby") == b"on"
+        )
 
     def _begin_bound(self, begin: bytes) -> PQGen[None]:
         if self._pipeline is not None:
@@ -283,6 +289,7 @@ class BoundConnectionMixin(_Base):
         if failed is not None:
             yield from self._refuse(failed)
         self.unproven = False
+        self._last_tenant = self._tenant
         return results
 
     def _send_bound(self, begin: bytes, send: Callable[[], None]) -> PQGen[tuple[list[Any] | None, Any]]:
@@ -318,7 +325,7 @@ class BoundConnectionMixin(_Base):
         """The token, and whether the backend has served nobody but its tenant since the last transaction."""
         assert self._mint is not None
         same = self._tenant is not None and self._tenant == self._last_tenant
-        self._last_tenant = self._tenant
+        self._last_tenant = None  # until it is bound, and so looked through
         return self._mint(self.pgconn.backend_pid).encode(), b"t" if same else b"f"
 
     def _send_prepared(self, token: bytes, same: bytes) -> bytes:

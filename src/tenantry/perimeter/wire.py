@@ -11,6 +11,7 @@ _BEGIN = re.compile(
 )
 _END = re.compile(r"(?:COMMIT|ROLLBACK(?: TO \w+)?|RELEASE SAVEPOINT \w+);?")
 
+_ERROR, _COMPLETE = b"E", b"C"
 _NOTHING_BOUND = b"\0\0" * 3  # no formats of parameters, no parameters, no formats of results
 
 
@@ -36,10 +37,57 @@ def begin_message(statement: str) -> bytes:
         text += " READ WRITE"
     parse = b"\0" + text.encode("ascii") + b"\0" + b"\0\0"  # no name; no types of parameters
     bind = b"\0" + b"\0" + _NOTHING_BOUND  # no name of the portal, nor of the statement
-    execute = b"\0" + bytes(4)  # the portal without a name; no limit of rows
-    return message(b"P", parse) + message(b"B", bind) + message(b"E", execute)
+    return message(b"P", parse) + message(b"B", bind) + _EXECUTE
 
 
 def message(kind: bytes, body: bytes) -> bytes:
     """A message: its kind, its length without the kind, its body."""
     return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def bind_message(name: str, statement: str, token: str, *, same: bool) -> bytes:
+    """Bind and Execute of the binding, without a synchronisation point.
+
+    Args:
+        name: of the prepared statement; ``""``: it is parsed first.
+        statement: its text, with two parameters and no result.
+        token: the first parameter.
+        same: the second one.
+    """
+    secret = token.encode()
+    values = len(secret).to_bytes(4, "big") + secret + (b"\0\0\0\1t" if same else b"\0\0\0\1f")
+    # No name of the portal; no formats: text; two parameters; no formats of results.
+    bind = b"\0" + name.encode("ascii") + b"\0" + b"\0\0" + b"\0\2" + values + b"\0\0"
+    parse = b"" if name else message(b"P", b"\0" + statement.encode("ascii") + b"\0" + b"\0\0")
+    return parse + message(b"B", bind) + _EXECUTE
+
+
+_EXECUTE = message(b"E", bytes(5))  # the portal without a name; no limit of rows
+
+
+@lru_cache(maxsize=2)
+def bound_answer(*, parsed: bool) -> bytes:
+    """What a server answers first where BEGIN and the binding went well and nothing else was to be said."""
+    parsing, binding = message(b"1", b""), message(b"2", b"")
+    begun = parsing + binding + message(_COMPLETE, b"BEGIN\0")
+    return begun + (parsing if parsed else b"") + binding + message(_COMPLETE, b"SELECT 0\0")
+
+
+def was_bound(answer: bytes) -> bool | None:
+    """Whether two statements have been completed, BEGIN and the binding, before one has failed; None: not known yet.
+
+    Args:
+        answer: what the server has sent so far; its end may be missing.
+    """
+    place, completed = 0, 0
+    while completed < 2:
+        if place + 5 > len(answer):
+            return None
+        kind, length = answer[place : place + 1], int.from_bytes(answer[place + 1 : place + 5], "big")
+        if kind == _ERROR:
+            return False
+        place += 1 + length
+        if place > len(answer):
+            return None
+        completed += kind == _COMPLETE
+    return True

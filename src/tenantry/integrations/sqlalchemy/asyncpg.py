@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -94,14 +95,20 @@ class AsyncpgRoutedPool(AsyncRoutedPool):
 
     def _begin(self, record: Record, *, late: bool) -> None:
         adapted: Any = record.dbapi_connection
-        if adapted._transaction is None:
+        if adapted._transaction is not None:
+            return
+        driver: Any = record.driver_connection
+        if late and not driver.is_closed() and not driver.gate.pending:
+            driver.begin_late()
+            _run(adapted._start_transaction())
+        else:
             await_(adapted._start_transaction())
 
     def _set(self, record: Record, name: str, value: Any) -> None:
         setattr(record.dbapi_connection, name, value)
 
     def _bind_to(self, driver: AsyncpgConnection, route: Route) -> None:
-        driver.bind_to(route.mint, route.guard, admitted(route.tenant).schema)
+        driver.bind_to(route.mint, route.guard, route.tenant.code, admitted(route.tenant).schema)
 
     def _close(self, driver: AsyncpgConnection) -> None:
         drop_asyncpg(driver)
@@ -115,6 +122,16 @@ class AsyncpgRoutedPool(AsyncRoutedPool):
 
     def _is_clean(self, driver: AsyncpgConnection) -> bool:
         return driver.is_clean
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run what waits for nothing, without the way through the loop's greenlet."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    work.close()
+    raise RuntimeError("a transaction that begins late has waited")
 
 
 registry.register(f"postgresql.{DRIVER}", __name__, AsyncpgDialect.__name__)

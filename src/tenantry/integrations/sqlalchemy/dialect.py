@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.exc import ResourceClosedError
 
-from tenantry.errors import InvalidInput, TenantryError
+from tenantry.errors import InvalidInput
 from tenantry.integrations.sqlalchemy.pool import Record, destination, learned
 from tenantry.routing.core import unreachable
 from tenantry.routing.sessions import start_options
@@ -79,6 +79,35 @@ class RoutedDialect(DefaultDialect):
         _refuse_autocommit(opts.get("isolation_level"))
         super().set_engine_execution_options(engine, opts)
 
+    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
+        self._execute(super().do_execute, cursor, statement, parameters, context)
+
+    def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
+        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
+        self._execute(super().do_execute_no_params, cursor, statement, context)
+
+    def do_executemany(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
+        self._execute(super().do_executemany, cursor, statement, parameters, context)
+
+    def _execute(self, execute: Callable[..., None], cursor: Any, *args: Any) -> None:
+        try:
+            execute(cursor, *args)
+            return
+        except Exception as error:
+            context = args[-1]
+            fairy = context._dbapi_connection if context is not None else None
+            record = getattr(fairy, "_connection_record", None)
+            if fairy is None or not isinstance(record, Record) or not record.may_begin_anew(error):
+                raise
+            failed = error
+        with suppress(*record.pool.errors):
+            cursor.close()
+        record.begin(fairy, failed)
+        context.cursor = context.create_cursor()
+        execute(context.cursor, *args)
+
 
 class TenantExecutionContext(RoutedExecution, PGExecutionContext_psycopg):
     """One execution of a statement."""
@@ -107,35 +136,6 @@ class TenantDialect(RoutedDialect, PGDialect_psycopg):
             return self._open(dsn, start_options(dsn, options, learned()))
         except psycopg.OperationalError as error:
             raise unreachable(destination(), error) from error
-
-    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
-        self._execute(super().do_execute, cursor, statement, parameters, context)
-
-    def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
-        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
-        self._execute(super().do_execute_no_params, cursor, statement, context)
-
-    def do_executemany(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        """As SQLAlchemy's; a transaction that can't begin here begins elsewhere."""
-        self._execute(super().do_executemany, cursor, statement, parameters, context)
-
-    def _execute(self, execute: Callable[..., None], cursor: Any, *args: Any) -> None:
-        try:
-            execute(cursor, *args)
-            return
-        except (TenantryError, psycopg.Error) as error:
-            context = args[-1]
-            fairy = context._dbapi_connection if context is not None else None
-            record = getattr(fairy, "_connection_record", None)
-            if fairy is None or not isinstance(record, Record) or not record.may_begin_anew():
-                raise
-            failed = error
-        with suppress(psycopg.Error):
-            cursor.close()
-        record.begin(fairy, failed)
-        context.cursor = context.create_cursor()
-        execute(context.cursor, *args)
 
     def _open(self, dsn: str, options: dict[str, Any]) -> Any:
         conn = connect(dsn, **options)

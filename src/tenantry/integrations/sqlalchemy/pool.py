@@ -71,10 +71,10 @@ class Record(_ConnectionRecord):
         """Begin and bind; see :meth:`RoutedPool.begin`."""
         self.pool.begin(fairy, self, failed)
 
-    def may_begin_anew(self) -> bool:
+    def may_begin_anew(self, error: Exception) -> bool:
         """Whether the transaction failed before it was bound."""
         driver: Any = self.driver_connection
-        return driver is not None and driver.may_begin_anew()
+        return driver is not None and isinstance(error, self.pool.errors) and driver.may_begin_anew()
 
 
 class _Options:
