@@ -64,7 +64,7 @@ class DatabaseFacts:
     tables: Sequence[Row]
     open_functions: Sequence[str]
     open_views: Sequence[str]
-    binder_reads: Sequence[str]
+    binder_calls: Sequence[str]
     signing_keys: int
     seal_keys: int
 

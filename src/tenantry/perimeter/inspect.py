@@ -43,7 +43,7 @@ async def read_database(conn: AsyncConnection[Any], schemas: Sequence[str]) -> D
         tables=tables,
         open_functions=[row["name"] for row in opened],
         open_views=[row["name"] for row in await _rows(conn, "open_views")],
-        binder_reads=[row["name"] for row in await _rows(conn, "binder_reads")],
+        binder_calls=[row["name"] for row in await _rows(conn, "binder_calls")],
         signing_keys=keys["signing"],
         seal_keys=keys["seal"],
     )

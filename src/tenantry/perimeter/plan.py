@@ -134,11 +134,17 @@ def plan_database(facts: DatabaseFacts, house: House, mode: BindingMode, schemas
     return changes
 
 
+_BINDER_CALLS = {
+    "pg_prepared_statement()": "the binder looks for what SQL has left behind",
+    "pg_advisory_xact_lock_shared(bigint)": "the binder waits at the door of a tenant that moves",
+}
+
+
 def _plan_functions(facts: DatabaseFacts) -> list[Change]:
     changes = []
-    if not facts.binder_reads:
-        sql = f"GRANT EXECUTE ON FUNCTION pg_prepared_statement() TO {SEC};"
-        changes.append(Change("pg_prepared_statement()", "the binder looks for what SQL has left behind", sql))
+    for name, why in _BINDER_CALLS.items():
+        if name not in facts.binder_calls:
+            changes.append(Change(name, why, f"GRANT EXECUTE ON FUNCTION {name} TO {SEC};"))
     if facts.open_functions:
         sql = "".join(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC;\n" for name in facts.open_functions)
         why = "they tell of other sessions or tenants, act on them, or leave something behind"
@@ -163,6 +169,7 @@ _NO: Row = {"grants": ()}
 _BINDER_TABLES = {
     "tenantry.plans": [f"{ADMIN} {right}" for right in ("DELETE", "INSERT", "SELECT", "UPDATE")],
     "tenantry.residents": [f"{ADMIN} {right}" for right in ("DELETE", "INSERT", "SELECT", "UPDATE")],
+    "tenantry.streams": [f"{ADMIN} {right}" for right in ("DELETE", "INSERT", "SELECT", "UPDATE")],
     "tenantry_priv.seal_key": [],
     "tenantry_priv.signing_keys": [],
 }

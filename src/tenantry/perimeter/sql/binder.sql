@@ -29,16 +29,26 @@ CREATE TABLE IF NOT EXISTS tenantry.residents (
   code   text PRIMARY KEY CHECK (code ~ '^[0-9a-z]+$'),
   tenant {{key_type}} NOT NULL UNIQUE,
   epoch  bigint NOT NULL CHECK (epoch > 0),
-  state  text NOT NULL CHECK (state IN ('open', 'suspended', 'moved')),
+  state  text NOT NULL,
   schema text NOT NULL,
-  plan   text NOT NULL REFERENCES tenantry.plans
+  plan   text NOT NULL REFERENCES tenantry.plans,
+  gate   xid8
+);
+ALTER TABLE tenantry.residents ADD COLUMN IF NOT EXISTS gate xid8;
+ALTER TABLE tenantry.residents DROP CONSTRAINT IF EXISTS residents_state_check, ADD CONSTRAINT residents_state_check
+  CHECK (state IN ('open', 'closing', 'suspended', 'moved', 'arriving') AND (state <> 'closing' OR gate IS NOT NULL));
+CREATE TABLE IF NOT EXISTS tenantry.streams (
+  name text PRIMARY KEY,
+  lsn  pg_lsn NOT NULL
 );
 ALTER TABLE tenantry_priv.signing_keys OWNER TO tenantry_sec;
 ALTER TABLE tenantry_priv.seal_key OWNER TO tenantry_sec;
 ALTER TABLE tenantry.plans OWNER TO tenantry_sec;
 ALTER TABLE tenantry.residents OWNER TO tenantry_sec;
-REVOKE ALL ON tenantry_priv.signing_keys, tenantry_priv.seal_key, tenantry.plans, tenantry.residents FROM PUBLIC;
-GRANT SELECT, INSERT, UPDATE, DELETE ON tenantry.plans, tenantry.residents TO tenantry_admin;
+ALTER TABLE tenantry.streams OWNER TO tenantry_sec;
+REVOKE ALL ON tenantry_priv.signing_keys, tenantry_priv.seal_key, tenantry.plans, tenantry.residents, tenantry.streams
+  FROM PUBLIC;
+GRANT SELECT, INSERT, UPDATE, DELETE ON tenantry.plans, tenantry.residents, tenantry.streams TO tenantry_admin;
 
 -- hmac_v1 --
 -- HMAC-SHA256 (RFC 2104) as hex, with the pads of the key made beforehand: no extension is needed.
@@ -132,6 +142,7 @@ DECLARE
   resident_epoch bigint;
   resident_state pg_catalog.text;
   resident_schema pg_catalog.text;
+  resident_gate pg_catalog.xid8;
   limits pg_catalog.text[];
   dirty boolean;
   setting pg_catalog.text;
@@ -140,7 +151,7 @@ BEGIN
          pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat(pg_catalog.left(token, -65), '.',
            tenantry_priv.hmac_v1(k.ipad, k.opad, pg_catalog.concat(
              pg_catalog.left(token, -65), '|', pg_catalog.current_database(), '|', session_user))), 'UTF8')),
-         r.epoch, r.state, r.schema, p.limits,
+         r.epoch, r.state, r.schema, r.gate, p.limits,
          -- What SQL in an earlier transaction may have left on this pooled backend. Prepared statements that drivers
          -- make by the protocol have from_sql = false and pass.
          CASE WHEN same THEN false ELSE
@@ -148,7 +159,7 @@ BEGIN
            OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable) END
          OR pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
          OR pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
-    INTO ok, resident_epoch, resident_state, resident_schema, limits, dirty
+    INTO ok, resident_epoch, resident_state, resident_schema, resident_gate, limits, dirty
     FROM tenantry_priv.signing_keys k
     LEFT JOIN tenantry.residents r ON r.code OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 3)
     LEFT JOIN tenantry.plans p ON p.name OPERATOR(pg_catalog.=) r.plan
@@ -170,10 +181,23 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = '25001',
       MESSAGE = 'tenantry: this transaction is already bound to another tenant';
   END IF;
-  IF resident_state IS NULL OR resident_state OPERATOR(pg_catalog.=) 'moved'
+  IF resident_state IS NULL OR resident_state OPERATOR(pg_catalog.=) ANY ('{moved,arriving}')
      OR (pg_catalog.split_part(token, '.', 7) OPERATOR(pg_catalog.<>) '0'
          AND pg_catalog.split_part(token, '.', 7)::bigint OPERATOR(pg_catalog.<>) resident_epoch) THEN
     RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = 'tenantry: the tenant does not live here at this epoch';
+  END IF;
+  IF resident_state OPERATOR(pg_catalog.=) 'closing' THEN
+    -- A move is about to close the door. It does so in a transaction, the gate, that waits for all who hold this lock;
+    -- who comes later waits here for the gate to end. Whether it has been committed can be asked whatever the own
+    -- snapshot is, and not so what the resident's row says by now. A standby knows nothing of these locks.
+    IF pg_catalog.pg_is_in_recovery() IS FALSE THEN
+      PERFORM pg_catalog.pg_advisory_xact_lock_shared(
+        pg_catalog.hashtextextended(pg_catalog.concat('tenantry door ', code), 0));
+    END IF;
+    IF pg_catalog.pg_is_in_recovery()
+       OR pg_catalog.pg_xact_status(resident_gate) OPERATOR(pg_catalog.=) 'committed' IS NOT FALSE THEN
+      RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = 'tenantry: the tenant does not live here at this epoch';
+    END IF;
   END IF;
   IF resident_state OPERATOR(pg_catalog.=) 'suspended' THEN
     RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'tenantry: the tenant is suspended';

@@ -99,11 +99,11 @@ SELECT p.oid::regprocedure::text AS name
    AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g WHERE g.grantee = 0)
  ORDER BY 1
 
--- binder_reads --
+-- binder_calls --
 -- Functions that are closed to everybody and that the binder needs.
 SELECT p.oid::regprocedure::text AS name
   FROM pg_catalog.pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g
- WHERE p.oid = 'pg_catalog.pg_prepared_statement()'::regprocedure AND pg_get_userbyid(g.grantee) = 'tenantry_sec'
+ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND pg_get_userbyid(g.grantee) = 'tenantry_sec'
 
 -- open_views --
 SELECT c.oid::regclass::text AS name
