@@ -116,7 +116,7 @@ def test_a_tenant_that_does_not_live_here_any_more_is_not_served_by_what_is_old(
             read()
     replicated.catch_up()
     router.replicas = Replicas()
-    router.replicas.committed(stale.tenant.id, "main", 600, time.monotonic(), "0/1", wrote=False)
+    router.replicas.ended(stale.tenant.id, "main", 600, time.monotonic(), ("0/1", "0/1"), wrote=False)
     with pytest.raises(TenantSuspended):
         read()
     with pytest.raises(TenantSuspended):

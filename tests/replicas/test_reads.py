@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from tenantry import AsyncRouter, Router
 from tenantry.errors import InvalidInput
+from tenantry.integrations import asyncpg
 from tenantry.integrations.sqlalchemy import create_async_engine, create_engine
 from tests.fixtures.proxy import Proxy
 from tests.replicas.conftest import Replicated, is_standby, notes, write
@@ -170,6 +171,7 @@ async def test_tasks_read_from_replicas_too(replicated: Replicated) -> None:
         for expected in (False, True):
             async with router.tenant_scope("reader", mode="ro"), router.transaction() as conn:
                 assert await (await conn.execute(IN_RECOVERY)).fetchone() == (expected,)
+            replicated.catch_up()
         async with router.tenant_scope("reader", mode="ro"), engine.connect() as connection:
             assert await connection.scalar(sa.text(IN_RECOVERY)) is True
         with replicated.paused():
@@ -180,4 +182,50 @@ async def test_tasks_read_from_replicas_too(replicated: Replicated) -> None:
             async with router.tenant_scope("reader", mode="ro"), router.transaction() as conn:
                 rows = await (await conn.execute("SELECT note FROM orders")).fetchall()
                 assert ("by task",) in rows
+        await engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_asyncpg_reads_from_replicas_too(replicated: Replicated) -> None:
+    replicated.catch_up()
+    async with AsyncRouter(replicated.settings) as router:
+        pool = asyncpg.create_pool(router)
+        for expected in (False, True, True):
+            async with router.tenant_scope("reader", mode="ro"):
+                assert await pool.fetchval(IN_RECOVERY) is expected
+            replicated.catch_up()
+        with replicated.paused():
+            async with router.tenant_scope("reader"):
+                await pool.execute("INSERT INTO orders (note) VALUES ('by asyncpg')")
+            async with router.tenant_scope("reader", mode="ro"):
+                assert await pool.fetchval("SELECT count(*) FROM orders WHERE note = 'by asyncpg'") == 1
+                assert await pool.fetchval(IN_RECOVERY) is False
+            async with router.tenant_scope("other", mode="ro"):
+                assert await pool.fetchval(IN_RECOVERY) is True
+        replicated.catch_up()
+        async with router.tenant_scope("reader", mode="ro"), pool.transaction() as conn:
+            assert await conn.fetchval(IN_RECOVERY) is True
+            assert await conn.fetchval("SELECT count(*) FROM orders WHERE note = 'by asyncpg'") == 1
+        for _ in range(2):  # not prepared yet, and prepared
+            async with router.tenant_scope("reader", mode="ro"), pool.transaction() as conn:
+                assert await conn.fetchval("SELECT pg_current_wal_lsn() IS NOT NULL") is True
+        async with router.tenant_scope("reader", mode="ro"), pool.transaction(isolation="repeatable_read") as conn:
+            assert await conn.fetchval(IN_RECOVERY) is False
+        await pool.close()
+
+
+@pytest.mark.anyio
+async def test_engines_with_asyncpg_read_from_replicas_too(replicated: Replicated) -> None:
+    replicated.catch_up()
+    async with AsyncRouter(replicated.settings) as router:
+        engine = create_async_engine(router, driver="asyncpg")
+        for expected in (False, True, True):
+            async with router.tenant_scope("reader", mode="ro"), engine.connect() as conn:
+                assert await conn.scalar(sa.text(IN_RECOVERY)) is expected
+            replicated.catch_up()
+        with replicated.paused():
+            async with router.tenant_scope("reader"), engine.begin() as conn:
+                await conn.execute(sa.text("INSERT INTO orders (note) VALUES ('by both')"))
+            async with router.tenant_scope("reader", mode="ro"), engine.connect() as conn:
+                assert "by both" in (await conn.scalars(sa.text("SELECT note FROM orders"))).all()
         await engine.dispose()

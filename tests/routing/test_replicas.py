@@ -38,7 +38,7 @@ def known(clock: Clock) -> Replicas:
 
 
 def commit(known: Replicas, clock: Clock, lsn: str | None, tenant: UUID = A, *, wrote: bool = True) -> None:
-    known.committed(tenant, SHARD, SECONDS, clock.now, lsn, wrote=wrote)
+    known.ended(tenant, SHARD, SECONDS, clock.now, None if lsn is None else (lsn, lsn), wrote=wrote)
 
 
 def test_without_a_mark_only_the_primary_knows(known: Replicas, clock: Clock) -> None:
@@ -186,7 +186,7 @@ def test_no_floor_is_below_what_must_be_seen(steps: list[tuple[str, float, int]]
             history.append((clock.now, lsn))
             last[tenant] = lsn
         if kind != "o":
-            known.committed(tenant, SHARD, SECONDS, clock.now, text(lsn), wrote=kind == "w")
+            known.ended(tenant, SHARD, SECONDS, clock.now, (text(lsn), text(lsn)), wrote=kind == "w")
         found = known.floor(tenant, SHARD, SECONDS)
         if found is not None:
             before = max(at for when, at in history if when < clock.now - SECONDS or at == 0x100)

@@ -20,6 +20,7 @@ from zlib import crc32
 
 from tenantry.errors import InvalidInput
 from tenantry.model import Replica, shown
+from tenantry.perimeter.replica import Log
 
 _MARKS = 64
 _APART_SECONDS = 0.25
@@ -68,20 +69,20 @@ class Replicas:
         self._not_before: dict[str, float] = {}  # no earlier mark will do
         self._longest = 0
 
-    def committed(self, tenant: UUID, shard: str, seconds: int, asked: float, lsn: str | None, *, wrote: bool) -> None:
+    def ended(self, tenant: UUID, shard: str, seconds: int, asked: float, log: Log | None, *, wrote: bool) -> None:
         """A transaction has ended on a primary.
 
         Args:
             seconds: how old reads of the tenant may be.
             asked: when the primary was asked.
-            lsn: what its log had reached; None: that is not known.
+            log: what its log had reached; None: that is not known.
             wrote: whether it may have written.
         """
-        now, position = self._clock(), _UNKNOWN if lsn is None else number(lsn)
+        now, position = self._clock(), _UNKNOWN if log is None else number(log[0])
         with self._lock:
             self._longest = max(self._longest, seconds)
-            if position != _UNKNOWN:
-                self._mark(shard, asked, position)
+            if log is not None:
+                self._mark(shard, asked, number(log[1]))
             if wrote:
                 known = self._writes.pop(tenant, None)
                 if known is not None and known.shard == shard and now - known.at <= seconds:
