@@ -197,7 +197,7 @@ class Pool:
         """Begin where the tenant lives, or where it has moved to, past connections that are lost or not clean."""
         router = self.router
         tenant = router.view.peek(scope.tenant.id) or scope.tenant
-        route = router.route(tenant, scope.mode, await router.view.fleet())
+        route = router.way(scope, tenant, await router.view.fleet())
         attempts: Attempts | None = None
         while True:
             passage: _Passage | None = None
@@ -286,7 +286,8 @@ class _Passage:
 
     def _bind(self) -> None:
         route, conn = self._route, self.conn
-        conn.bind_to(route.mint, route.guard, route.tenant.code, admitted(route.tenant).schema)
+        home = admitted(route.tenant).schema
+        conn.bind_to(route.mint, route.guard, route.tenant.code, home, route.floor, route.ended)
         conn.again = self._again
 
     async def _again(self, error: Exception) -> None:

@@ -28,6 +28,8 @@ from psycopg.sql import Literal
 from tenantry.errors import CrossedTenants, DirtyBackend, ServerUnreachable, TenantryError
 from tenantry.perimeter import wire
 from tenantry.perimeter.connection import Guard, Mint, meaning, standby
+from tenantry.perimeter.replica import BIND_ON_REPLICA, Ended, Floor
+from tenantry.perimeter.replica_asyncpg import end_and_tell, is_doubtful, try_here
 from tenantry.perimeter.witness import Witness
 
 _BIND = "SELECT WHERE tenantry.bind_v1($1, $2) IS NULL"
@@ -65,6 +67,8 @@ def _statement(name: str, *names: str) -> Callable[..., Awaitable[Any]]:
         if self.due is not None:
             given = dict(zip(names, arguments, strict=False))
             return await self._first(name, *arguments[len(given) :], **given, **options)
+        if self.untried and name == "bind_execute":
+            return await try_here(self, **dict(zip(names, arguments, strict=False)), **options)
         return await self.send(name, *arguments, **options)
 
     return call
@@ -91,6 +95,9 @@ class Gate:
             taken effect then, so it may begin elsewhere.
         pending: how many operations have been started and not ended.
         altered: whether something was changed that the connection's next user must not inherit.
+        floor: what the server must have replayed if it is a replica.
+        ended: is called after each transaction.
+        untried: whether the transaction has begun on a replica and no statement has been answered yet.
     """
 
     mint: Mint | None = None
@@ -102,8 +109,12 @@ class Gate:
     unproven = False
     pending = 0
     altered = False
+    floor: Floor | None = None
+    ended: Ended | None = None
+    untried = False
     _last_tenant: str | None = None
     _binding: Any = None
+    wal: Any = None
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, owner: AsyncpgConnection) -> None:
         self._protocol = protocol
@@ -141,6 +152,12 @@ class Gate:
         if self.guard is not None and not ends:
             self.guard()
         status: str
+        if (
+            self.ended is not None
+            and self.due is None
+            and (command := query.rstrip(";")) in (wire.COMMIT, wire.ROLLBACK)
+        ):
+            return await end_and_tell(self, command, timeout, self.ended)
         if self.due is not None:
             if ends:  # of a transaction of which the server has never heard
                 self.due, self.unproven = None, False
@@ -163,7 +180,7 @@ class Gate:
         finally:
             self.pending -= 1
 
-    async def ready(self, *, pooler: bool, home: str) -> bool:
+    async def ready(self, *, pooler: bool, home: str, replica: bool = False) -> bool:
         """Prepare the binding, before the connection is anybody's.
 
         Args:
@@ -171,15 +188,17 @@ class Gate:
                 have it. Where SQL can look names up (a wall that no superuser made), it is none either: SQL that knows
                 the name can put a statement of its own in this place, and collect tokens.
             home: a tenant's schema.
+            replica: the server is one.
 
         Returns:
             Whether there are domains in the schema.
         """
-        self._binding = await self._describe("" if pooler else "_tenantry_" + secrets.token_hex(16))
+        statement = BIND_ON_REPLICA if replica else _BIND
+        self._binding = await self.describe("" if pooler else "_tenantry_" + secrets.token_hex(16), statement)
         facts = await self._ask(home)
         if self._binding.name and facts & _NAMES_ARE_OPEN:
             await self.send("close_statement", self._binding, None)
-            self._binding = await self._describe("")
+            self._binding = await self.describe("", statement)
             await self._ask(home)  # asyncpg's prepare() does not synchronise
         if not self._binding.name:
             self._binding.mark_unprepared()
@@ -189,8 +208,9 @@ class Gate:
         tag: str = await self.send("query", _FACTS.format(home=Literal(home).as_string(None)), None)
         return int(tag.removeprefix("SELECT "))
 
-    async def _describe(self, name: str) -> Any:
-        state = await self.send("prepare", name, _BIND, None, record_class=asyncpg.Record)
+    async def describe(self, name: str, statement: str) -> Any:
+        """A statement that is prepared under a name of our own."""
+        state = await self.send("prepare", name, statement, None, record_class=asyncpg.Record)
         state._init_codecs()
         return state
 
@@ -216,22 +236,22 @@ class Gate:
 
     async def _begin_now(self, query: str, timeout: Any) -> str:
         if self.mint is not None:
-            timeout = await self._until_free(timeout)
+            timeout = await self.until_free(timeout)
             if self.is_connected() and not self.pending:  # else asyncpg refuses, and says why
                 return await self._bind(query, timeout, self.mint)
         status: str = await self.send("query", query, timeout)
         return status
 
-    async def _until_free(self, timeout: Any) -> Any:
+    async def until_free(self, timeout: Any) -> Any:
         """Wait for what is being cancelled; what is left of the time."""
         return await self._protocol._wait_for_cancellation(self._get_timeout(timeout))
 
     async def _bind(self, query: str, timeout: Any, mint: Mint) -> str:
-        binding = self._binding, self._proof(mint), "", 0, False, timeout
+        binding = self._binding, (*self._proof(mint), *self._must()), "", 0, False, timeout
         self.unproven = True
         try:
             # From here on nobody else may write: bind_execute() does so before it waits for anything.
-            self._transport.write(wire.begin_message(query))
+            self._transport.write(wire.begin_message(query, replica=self.floor is not None))
             await self.send("bind_execute", *binding)
         except asyncpg.PostgresError as error:
             del binding
@@ -249,8 +269,13 @@ class Gate:
         self._last_tenant = None  # until it is bound
         return mint(self._protocol.backend_pid), same
 
+    def _must(self) -> tuple[str, ...]:
+        """What a replica must have replayed, as parameters of the binding."""
+        return () if self.floor is None else (self.floor.lsn, str(self.floor.patience))
+
     def _note_bound(self) -> None:
         self.unproven = False
+        self.untried = self.floor is not None
         self._last_tenant = self.tenant
 
     async def begin_now(self) -> None:
@@ -258,7 +283,7 @@ class Gate:
         try:
             await self.begin_due()
         except _MAY_BE_LOST as error:
-            await self._elsewhere(error)
+            await self.elsewhere(error)
 
     async def _first(self, name: str, *arguments: Any, **options: Any) -> Any:
         """The first statement of a transaction that is due: in one trip with BEGIN where it can be, or right after."""
@@ -268,12 +293,13 @@ class Gate:
                 return await self._join(**options)
             await self.begin_due()
         except _MAY_BE_LOST as error:
-            gate = await self._elsewhere(error)
+            gate = await self.elsewhere(error)
             if "state" in options:
                 options["state"] = await gate.prepared_anew(options["state"])
         return await gate.send(name, *arguments, **options)
 
-    async def _elsewhere(self, error: Exception) -> Gate:
+    async def elsewhere(self, error: Exception) -> Gate:
+        """Begin elsewhere, if that makes sense; else the error is raised again."""
         owner = self.owner()
         if owner is None or owner.again is None or self.pending or not owner.may_begin_anew():
             raise error
@@ -290,11 +316,11 @@ class Gate:
 
     async def _join(self, timeout: Any, **statement: Any) -> Any:
         """Begin, bind and execute in one round trip."""
-        statement["timeout"] = await self._until_free(timeout)
+        statement["timeout"] = await self.until_free(timeout)
         if self.due is None or self.mint is None or self.pending or not self.is_connected():
             return await self.send("bind_execute", **statement)  # asyncpg refuses it, and says why
         begin, self.due = self.due, None
-        count, witness = self._protocol.queries_count, self._witness
+        count, witness, doubtful = self._protocol.queries_count, self._witness, False
         try:
             self._transport.write(self._head(begin, *self._proof(self.mint)))
             return await self.send("bind_execute", **statement)
@@ -306,22 +332,27 @@ class Gate:
                 await self._refuse(error.with_traceback(None))
             elif isinstance(error, TimeoutError) or not isinstance(error, OSError):
                 self.unproven = False  # interrupted: it is not for us to do it anyway
+            doubtful = self.floor is not None and is_doubtful(error)
             raise
         finally:
             if witness.bound:
                 self._note_bound()
+                self.unproven, self.untried = doubtful, False
 
     async def _bind_again(self) -> None:
         assert self.mint is not None
         try:
-            await self.send("bind_execute", self._binding, self._proof(self.mint), "", 0, False, None)
+            proof = *self._proof(self.mint), *self._must()
+            await self.send("bind_execute", self._binding, proof, "", 0, False, None)
         except asyncpg.PostgresError as error:
             await self._refuse(error.with_traceback(None))
 
     def _head(self, begin: str, token: str, same: bool) -> bytes:
         name = self._binding.name
         self._witness.watch(parsed=not name)
-        return wire.begin_message(begin) + wire.bind_message(name, _BIND, token, same=same)
+        statement, replica = (_BIND, False) if self.floor is None else (BIND_ON_REPLICA, True)
+        bind = wire.bind_message(name, statement, token, same=same, more=self._must())
+        return wire.begin_message(begin, replica=replica) + bind
 
     async def _refuse(self, error: asyncpg.PostgresError) -> None:
         """Leave the transaction that was not bound, and raise what its refusal means."""
@@ -330,6 +361,8 @@ class Gate:
             explained = DirtyBackend("SQL has dropped the prepared statements of a connection")
         elif error.sqlstate == _NOT_SUPPORTED:
             explained = standby()
+        if self.floor is not None and explained is None:
+            explained = ServerUnreachable(f"a replica could not bind: {error}")
         if isinstance(explained, (DirtyBackend, ServerUnreachable)):
             # Without ROLLBACK: a pooler discards the server's side too if its client leaves inside a transaction.
             self._terminate()
@@ -402,11 +435,19 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
         super().__init__(self.gate, transport, *arguments)
         self._stmt_cache: HomeCache = self._new_cache()
 
-    async def ready(self, *, pooler: bool = False, home: str = "") -> None:
+    async def ready(self, *, pooler: bool = False, home: str = "", replica: bool = False) -> None:
         """Prepare the binding; see :meth:`Gate.ready`."""
-        self._stmt_cache.apart = await self.gate.ready(pooler=pooler, home=home)
+        self._stmt_cache.apart = await self.gate.ready(pooler=pooler, home=home, replica=replica)
 
-    def bind_to(self, mint: Mint, guard: Guard | None = None, tenant: str | None = None, home: str = "") -> None:
+    def bind_to(
+        self,
+        mint: Mint,
+        guard: Guard | None = None,
+        tenant: str | None = None,
+        home: str = "",
+        floor: Floor | None = None,
+        ended: Ended | None = None,
+    ) -> None:
         """Bind the transactions that follow.
 
         Args:
@@ -415,6 +456,8 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
             tenant: whose the transactions are, as it stands in the token. If the last ones were as well, nothing that
                 the backend could carry over is looked for. None: it is always looked for.
             home: the schema of the tenant.
+            floor: the server is a replica, and must have replayed this.
+            ended: is called after each transaction.
 
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
@@ -426,12 +469,13 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
             )
         self._hooks_before = self._hooks()
         gate.mint, gate.guard, gate.tenant = mint, guard, tenant
+        gate.floor, gate.ended = floor, ended
         self._stmt_cache.home = home
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""
         gate = self.gate
-        gate.mint = gate.guard = gate.tenant = gate.due = self.again = None
+        gate.mint = gate.guard = gate.tenant = gate.due = gate.floor = gate.ended = self.again = None
         gate.late = gate.unproven = False
 
     def begin_late(self) -> None:

@@ -33,7 +33,7 @@ from tenantry.errors import (
     TenantryError,
     TenantSuspended,
 )
-from tenantry.perimeter.replica import Committed, Floor, commit_and_tell, on_replica, read_to_sync
+from tenantry.perimeter.replica import Ended, Floor, end_and_tell, on_replica, read_to_sync
 
 if TYPE_CHECKING:
     from psycopg._connection_base import BaseConnection
@@ -104,7 +104,7 @@ class BoundConnectionMixin(_Base):
     _tenant: str | None = None
     _last_tenant: str | None = None
     _floor: Floor | None = None
-    _committed: Committed | None = None
+    _ended: Ended | None = None
     _late = False
     _joining = False
     due = False
@@ -124,7 +124,7 @@ class BoundConnectionMixin(_Base):
         tenant: str | None = None,
         home: str | None = None,
         floor: Floor | None = None,
-        committed: Committed | None = None,
+        ended: Ended | None = None,
     ) -> None:
         """Bind the transactions that follow.
 
@@ -135,7 +135,7 @@ class BoundConnectionMixin(_Base):
                 the backend could carry over is looked for. None: it is always looked for.
             home: the schema that the tenant lives in, if others of the database live in others.
             floor: the server is a replica, and must have replayed this.
-            committed: is called after each commit.
+            ended: is called after each transaction.
 
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
@@ -148,13 +148,13 @@ class BoundConnectionMixin(_Base):
         self._guard = guard
         self._tenant = tenant
         self._floor = floor
-        self._committed = committed
+        self._ended = ended
         if isinstance(self._prepared, PreparedAtHome):
             self._prepared.home = home or ""
 
     def unbind(self) -> None:
         """Bind no more; what begins now is bound to nobody."""
-        self._mint = self._guard = self._tenant = self._floor = self._committed = None
+        self._mint = self._guard = self._tenant = self._floor = self._ended = None
         self._late = self.due = self.unproven = False
 
     def begin_late(self) -> None:
@@ -222,9 +222,9 @@ class BoundConnectionMixin(_Base):
                 self.due = self.unproven = False
                 return None
             yield from self.begin_due()
-        if command == b"COMMIT" and self._committed is not None:
+        if self._ended is not None and command in (b"COMMIT", b"ROLLBACK"):
             plain = super()._exec_command(command)
-            return (yield from commit_and_tell(self, plain, self._committed))
+            return (yield from end_and_tell(self, command, plain, self._ended))
         try:
             return (yield from super()._exec_command(command, result_format))
         except psycopg.errors.FeatureNotSupported as error:

@@ -15,15 +15,22 @@ import psycopg
 from psycopg import generators, pq
 from psycopg.abc import PQGen
 
-WHERE_WAL_IS = b"SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text"
+WHERE_WAL_IS = (
+    b"SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text,"
+    b" pg_catalog.pg_current_wal_flush_lsn()::pg_catalog.text"
+)
 _ON_REPLICA = b" FROM tenantry.caught_up_v1($%d::pg_catalog.text::pg_catalog.pg_lsn, $%d)"
 
 _FATAL = pq.ExecStatus.FATAL_ERROR
 _PIPELINE_SYNC = pq.ExecStatus.PIPELINE_SYNC
 
-Committed = Callable[[float, str | None], None]
-"""Is told after a commit on a primary when it was asked (``time.monotonic``) and how far its write-ahead log went then;
-None: that is not known."""
+Log = tuple[str, str]
+"""How far a write-ahead log goes: what is in it, and what of that is on the disk. Only that reaches replicas, so what
+is read without having been written need not be further; a commit that did not wait for the disk is further."""
+
+Ended = Callable[[float, Log | None, bool], None]
+"""Is told after a transaction on a primary when its end was asked for (``time.monotonic``), how far the write-ahead log
+went then (None: that is not known), and whether it was a commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,13 @@ class Floor:
         return [self.lsn.encode(), str(self.patience).encode()]
 
 
+BIND_ON_REPLICA = (
+    "SELECT FROM tenantry.caught_up_v1($3::pg_catalog.text::pg_catalog.pg_lsn, $4::pg_catalog.text::pg_catalog.int4)"
+    " WHERE tenantry.bind_v1($1, $2) IS NULL"
+)
+"""The same for a driver that takes no rows: token, whether the tenant is the last one's, position, patience."""
+
+
 def on_replica(statement: bytes, first: int) -> bytes:
     """A binding that also asks whether the replica has caught up.
 
@@ -54,36 +68,37 @@ def on_replica(statement: bytes, first: int) -> bytes:
     return statement + _ON_REPLICA % (first, first + 1)
 
 
-def commit_and_tell(conn: Any, plain: PQGen[Any], committed: Committed) -> PQGen[Any]:
-    """Commit, and ask in the same round trip how far the write-ahead log goes then.
+def end_and_tell(conn: Any, command: bytes, plain: PQGen[Any], ended: Ended) -> PQGen[Any]:
+    """Commit or roll back, and ask in the same round trip how far the write-ahead log goes then.
 
     Args:
         conn: psycopg's connection, in a transaction.
-        plain: its own way to commit, for where that can't be done.
+        command: ``COMMIT`` or ``ROLLBACK``.
+        plain: its own way to do it, for where that can't be done.
     """
     pgconn, results, asked = conn.pgconn, list[Any](), time.monotonic()
+    log: Log | None = None
     if conn._pipeline is not None or pgconn.transaction_status != pq.TransactionStatus.INTRANS:
         try:
             return (yield from plain)
         finally:
-            committed(asked, None)
+            ended(asked, None, command == b"COMMIT")
     conn._check_connection_ok()
-    lsn: str | None = None
     pgconn.enter_pipeline_mode()
     try:
-        pgconn.send_query_params(b"COMMIT", None)
+        pgconn.send_query_params(command, None)
         pgconn.send_query_params(WHERE_WAL_IS, None)
         pgconn.pipeline_sync()
         yield from generators.send(pgconn)
         yield from read_to_sync(pgconn, results, what="ended")
         pgconn.exit_pipeline_mode()
         if len(results) == 2 and results[1].status != _FATAL:
-            lsn = results[1].get_value(0, 0).decode()
+            log = results[1].get_value(0, 0).decode(), results[1].get_value(0, 1).decode()
     except BaseException:
         pgconn.finish()
         raise
     finally:
-        committed(asked, lsn)
+        ended(asked, log, command == b"COMMIT")
     if results[0].status == _FATAL:
         raise psycopg.errors.error_from_result(results[0], encoding=pgconn._encoding)
     return results[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 _BEGIN = re.compile(
@@ -26,15 +27,28 @@ def ends(statement: str) -> bool:
 
 
 @lru_cache(maxsize=32)
-def begin_message(statement: str) -> bytes:
+def begin_message(statement: str, *, replica: bool = False) -> bytes:
     """Parse, Bind and Execute of a statement for which :func:`begins` is true, without a synchronisation point.
 
     It reads and writes unless it says READ ONLY: a ``default_transaction_read_only`` that injected SQL has left behind
-    can't be undone from inside the transaction.
+    can't be undone from inside the transaction. On a replica it only reads.
     """
     text = statement.rstrip(";")
     if " READ ONLY" not in text:
-        text += " READ WRITE"
+        text += " READ ONLY" if replica else " READ WRITE"
+    return _execution(text)
+
+
+COMMIT, ROLLBACK = "COMMIT", "ROLLBACK"
+
+
+@lru_cache(maxsize=2)
+def end_message(command: str) -> bytes:
+    """Parse, Bind and Execute of a commit or a rollback, without a synchronisation point."""
+    return _execution(command)
+
+
+def _execution(text: str) -> bytes:
     parse = b"\0" + text.encode("ascii") + b"\0" + b"\0\0"  # no name; no types of parameters
     bind = b"\0" + b"\0" + _NOTHING_BOUND  # no name of the portal, nor of the statement
     return message(b"P", parse) + message(b"B", bind) + _EXECUTE
@@ -45,21 +59,27 @@ def message(kind: bytes, body: bytes) -> bytes:
     return kind + (len(body) + 4).to_bytes(4, "big") + body
 
 
-def bind_message(name: str, statement: str, token: str, *, same: bool) -> bytes:
+def bind_message(name: str, statement: str, token: str, *, same: bool, more: Sequence[str] = ()) -> bytes:
     """Bind and Execute of the binding, without a synchronisation point.
 
     Args:
         name: of the prepared statement; ``""``: it is parsed first.
-        statement: its text, with two parameters and no result.
+        statement: its text, with these parameters and no result.
         token: the first parameter.
         same: the second one.
+        more: the others.
     """
-    secret = token.encode()
-    values = len(secret).to_bytes(4, "big") + secret + (b"\0\0\0\1t" if same else b"\0\0\0\1f")
-    # No name of the portal; no formats: text; two parameters; no formats of results.
-    bind = b"\0" + name.encode("ascii") + b"\0" + b"\0\0" + b"\0\2" + values + b"\0\0"
+    values = _parameter(token) + (b"\0\0\0\1t" if same else b"\0\0\0\1f") + b"".join(map(_parameter, more))
+    # No name of the portal; no formats: text; the parameters; no formats of results.
+    count = (2 + len(more)).to_bytes(2, "big")
+    bind = b"\0" + name.encode("ascii") + b"\0" + b"\0\0" + count + values + b"\0\0"
     parse = b"" if name else message(b"P", b"\0" + statement.encode("ascii") + b"\0" + b"\0\0")
     return parse + message(b"B", bind) + _EXECUTE
+
+
+def _parameter(text: str) -> bytes:
+    value = text.encode()
+    return len(value).to_bytes(4, "big") + value
 
 
 _EXECUTE = message(b"E", bytes(5))  # the portal without a name; no limit of rows

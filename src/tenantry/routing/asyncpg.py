@@ -93,7 +93,7 @@ async def _open(target: Target, home: str, seconds: float, pooler: bool, options
         raise unreachable(target, error) from error
     try:
         async with asyncio.timeout(seconds):
-            await _or_terminate(conn, conn.ready(pooler=pooler, home=home))
+            await _or_terminate(conn, conn.ready(pooler=pooler, home=home, replica=target.replica is not None))
     except (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
         raise unreachable(target, error) from error
     return conn

@@ -31,7 +31,7 @@ from tenantry.errors import (
 )
 from tenantry.model import Isolation, Mode, Placement, Replica, Tenant, TenantState
 from tenantry.perimeter.connection import BoundConnectionMixin, Guard, Mint
-from tenantry.perimeter.replica import Committed, Floor
+from tenantry.perimeter.replica import Ended, Floor, Log
 from tenantry.perimeter.token import Signer
 from tenantry.postgres.connect import merge_dsn
 from tenantry.postgres.discretion import hushed
@@ -95,7 +95,7 @@ class Route:
     key: ActiveKey
     mint: Mint = field(repr=False)
     guard: Guard = field(repr=False)
-    committed: Committed | None = None
+    ended: Ended | None = None
     floor: Floor | None = None
     """Of a way to a replica: what it must have replayed."""
     age: float = 0.0
@@ -103,7 +103,7 @@ class Route:
     def bind(self, conn: BoundConnectionMixin) -> None:
         """Let a connection's next transactions be the tenant's."""
         home = admitted(self.tenant).schema
-        conn.bind_to(self.mint, self.guard, self.tenant.code, home, self.floor, self.committed)
+        conn.bind_to(self.mint, self.guard, self.tenant.code, home, self.floor, self.ended)
 
 
 class RouterCore:
@@ -135,7 +135,7 @@ class RouterCore:
             InvalidInput: the scope's ``after`` is not what ``last_write`` has returned.
         """
         route = self.route(tenant, scope.mode, fleet)
-        if route.committed is None or scope.mode is not Mode.READ_ONLY:
+        if route.ended is None or scope.mode is not Mode.READ_ONLY:
             return route
         shard, seconds = route.target.shard, fleet.plan(tenant.plan).replica_seconds
         found = self.replicas.floor(tenant.id, shard, seconds, scope.after)
@@ -146,7 +146,7 @@ class RouterCore:
             return route
         floor = Floor(text(found[0]), round(self.settings.replica_wait * 1000))
         target = self.target(tenant, fleet, replica)
-        return replace(route, target=target, committed=None, floor=floor, age=found[1])
+        return replace(route, target=target, ended=None, floor=floor, age=found[1])
 
     def back(self, error: Exception, route: Route, fleet: FleetView) -> Route:
         """The way to the primary, after a replica did not answer a read.
@@ -188,7 +188,7 @@ class RouterCore:
         mint = self.mint(tenant, target, mode, fleet)
         return Route(tenant, mode, target, fleet.signing_key(), mint, guard(tenant), self._teller(tenant, mode, fleet))
 
-    def _teller(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Committed | None:
+    def _teller(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Ended | None:
         """What learns from a commit on the primary what reads from replicas need to know; None: there are none."""
         shard, plan = admitted(tenant).shard, fleet.plans.get(tenant.plan)
         if plan is None or not plan.replica_seconds or not fleet.replicas.get(shard):
@@ -331,7 +331,7 @@ class Attempts:
 
 
 class Teller:
-    """Tells what is known of a shard's replicas of one transaction on the primary; see :meth:`Replicas.committed`."""
+    """Tells what is known of a shard's replicas of one transaction on the primary; see :meth:`Replicas.ended`."""
 
     __slots__ = ("_replicas", "_seconds", "_shard", "_tenant", "_wrote")
 
@@ -342,8 +342,9 @@ class Teller:
         self._seconds = seconds
         self._wrote = wrote
 
-    def __call__(self, asked: float, lsn: str | None) -> None:
-        self._replicas.committed(self._tenant, self._shard, self._seconds, asked, lsn, wrote=self._wrote)
+    def __call__(self, asked: float, log: Log | None, committed: bool) -> None:
+        wrote = committed and self._wrote
+        self._replicas.ended(self._tenant, self._shard, self._seconds, asked, log, wrote=wrote)
 
 
 def admitted(tenant: Tenant) -> Placement:

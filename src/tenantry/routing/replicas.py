@@ -20,12 +20,14 @@ from zlib import crc32
 
 from tenantry.errors import InvalidInput
 from tenantry.model import Replica, shown
+from tenantry.perimeter.replica import Log
 
 _MARKS = 64
 _APART_SECONDS = 0.25
 _WRITERS = 50_000
 _PAUSES = 0.5, 30.0
 _SLACK_SECONDS = 0.002
+_SLACK_HOLDS_SECONDS = 5.0
 _ELSEWHERE_SECONDS = 0.1  # how long ago a write in another process is taken to be
 _UNKNOWN = 2**64 - 1
 _TOKEN = re.compile(r"([a-z][a-z0-9_-]{0,62})@([0-9A-F]{1,8})/([0-9A-F]{1,8})", re.ASCII)
@@ -42,11 +44,12 @@ class _Write:
 
 @dataclass(slots=True)
 class _Health:
-    """Until when a replica is left alone, and for how long after the next failure."""
+    """Until when a replica is left alone, and for how long after the next failure; and what it is not asked for."""
 
     until: float = 0.0
     pause: float = _PAUSES[0]
     slack: float = 0.0  # how far behind it was seen, seconds
+    slack_until: float = 0.0
 
 
 class Replicas:
@@ -62,23 +65,24 @@ class Replicas:
         self._marks: dict[str, deque[tuple[float, int]]] = {}
         self._writes: OrderedDict[UUID, _Write] = OrderedDict()
         self._health: dict[tuple[str, str], _Health] = {}
-        self._not_before: dict[str, float] = {}
+        self._least: dict[str, int] = {}  # what all reads of a shard must see
+        self._not_before: dict[str, float] = {}  # no earlier mark will do
         self._longest = 0
 
-    def committed(self, tenant: UUID, shard: str, seconds: int, asked: float, lsn: str | None, *, wrote: bool) -> None:
+    def ended(self, tenant: UUID, shard: str, seconds: int, asked: float, log: Log | None, *, wrote: bool) -> None:
         """A transaction has ended on a primary.
 
         Args:
             seconds: how old reads of the tenant may be.
             asked: when the primary was asked.
-            lsn: what its log had reached; None: that is not known.
+            log: what its log had reached; None: that is not known.
             wrote: whether it may have written.
         """
-        now, position = self._clock(), _UNKNOWN if lsn is None else number(lsn)
+        now, position = self._clock(), _UNKNOWN if log is None else number(log[0])
         with self._lock:
             self._longest = max(self._longest, seconds)
-            if position != _UNKNOWN:
-                self._mark(shard, asked, position)
+            if log is not None:
+                self._mark(shard, asked, number(log[1]))
             if wrote:
                 known = self._writes.pop(tenant, None)
                 if known is not None and known.shard == shard and now - known.at <= seconds:
@@ -101,6 +105,7 @@ class Replicas:
             marks = self._marks.get(shard, ())
             asked, lsn = next((mark for mark in marks if now - mark[0] <= seconds), (now, _UNKNOWN))
             write = self._writes.get(tenant)
+            lsn = max(lsn, self._least.get(shard, 0))
             if write is not None and write.shard == shard and now - write.at <= self._lasts(write, seconds):
                 asked, lsn = max((lsn, asked), (write.lsn, write.at))[::-1]
         age = now - asked
@@ -119,22 +124,17 @@ class Replicas:
         for n in range(len(replicas)):
             replica = replicas[(first + n) % len(replicas)]
             health = self._health.get((replica.shard, replica.name))
-            if health is None or (health.until <= now and health.slack <= age):
+            if health is None or (health.until <= now and (health.slack <= age or health.slack_until <= now)):
                 return replica
         return None
-
-    def served(self, shard: str, replica: str) -> None:
-        """A replica has answered."""
-        health = self._health.get((shard, replica))
-        if health is not None:
-            health.pause = _PAUSES[0]
-            health.slack = health.slack * 0.9 if health.slack > _SLACK_SECONDS else 0.0
 
     def behind(self, shard: str, replica: str, age: float, seconds: int) -> None:
         """A replica had not replayed what a read must see; see :meth:`floor`."""
         health = self._health.setdefault((shard, replica), _Health())
         if age < seconds / 2:
-            health.slack = max(health.slack, 2 * age, _SLACK_SECONDS)
+            now = self._clock()
+            health.slack = max(health.slack if now < health.slack_until else 0.0, 2 * age, _SLACK_SECONDS)
+            health.slack_until = now + _SLACK_HOLDS_SECONDS
         else:
             self._leave(health)
 
@@ -152,8 +152,9 @@ class Replicas:
             return f"{write.shard}@{text(write.lsn)}"
 
     def _leave(self, health: _Health) -> None:
-        health.until = self._clock() + health.pause
-        health.pause = min(health.pause * 2, _PAUSES[1])
+        now = self._clock()
+        pause = health.pause if now - health.until <= health.pause else _PAUSES[0]
+        health.until, health.pause = now + pause, min(pause * 2, _PAUSES[1])
 
     def _lasts(self, write: _Write, seconds: int) -> int:
         """For how long a write has to be remembered. Where its commit got no answer, it may have come later."""
@@ -169,13 +170,16 @@ class Replicas:
             marks.append((asked, lsn))
 
     def _forget(self, now: float) -> None:
-        """Writes that every mark in use has passed; past the bound also younger ones, for which a mark then stands."""
+        """Writes that every mark in use has passed; past the bound also younger ones, which all reads must see then."""
         for tenant, write in list(islice(self._writes.items(), 2)):
             if now - write.at <= self._lasts(write, self._longest):
                 if len(self._writes) <= _WRITERS:
                     return
-                self._marks.pop(write.shard, None)
-                self._not_before[write.shard] = now
+                if write.lsn == _UNKNOWN:
+                    self._marks.pop(write.shard, None)
+                    self._not_before[write.shard] = now
+                else:
+                    self._least[write.shard] = max(self._least.get(write.shard, 0), write.lsn)
             del self._writes[tenant]
 
 

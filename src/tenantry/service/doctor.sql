@@ -33,3 +33,11 @@ SELECT extract(epoch FROM clock_timestamp())::float8 AS seconds
 
 -- keys --
 SELECT kid FROM tenantry_priv.signing_keys WHERE now() < not_after
+
+-- sent --
+SELECT pg_catalog.pg_current_wal_insert_lsn()::text AS lsn,
+       (SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE state = 'streaming')::int AS streams
+
+-- replayed --
+SELECT pg_is_in_recovery() AS standby,
+       CASE WHEN pg_is_in_recovery() THEN pg_wal_lsn_diff(%s::pg_lsn, pg_last_wal_replay_lsn())::float8::bigint END AS behind

@@ -15,6 +15,7 @@ from tenantry.postgres.connect import connect, shown_dsn
 from tenantry.postgres.versions import minor_warning, shown_version
 from tenantry.service.check import Check, attempt, counted, failed, failure, ok, skipped, warning
 from tenantry.service.control import Control
+from tenantry.service.doctor_replicas import check_replicas
 from tenantry.service.doctor_residents import check_residents
 from tenantry.service.shard import can_seal
 from tenantry.settings import Settings
@@ -39,9 +40,10 @@ async def check_shard(control: Control, shard: Shard) -> list[Check]:
             found += await attempt(f"{name} settings", _settings(conn, f"{name} settings", control.settings))
             found += await attempt(f"{name} clock", _clock(conn, f"{name} clock", control.settings.token_seconds))
     except Exception as error:
-        parts = ("version", "binding", "settings", "clock", "login", "residents", "perimeter")
+        parts = ("version", "binding", "settings", "clock", "replicas", "login", "residents", "perimeter")
         return [failure(name, error), *skipped("the shard could not be looked at", *(f"{name} {p}" for p in parts))]
     found += await attempt(f"{name} login", _login(control, shard, f"{name} login"))
+    found += await attempt(f"{name} replicas", check_replicas(control, shard))
     found += await attempt(f"{name} residents", check_residents(control, shard, f"{name} residents"))
     return found + await attempt(f"{name} perimeter", _perimeters(control, shard))
 

@@ -83,8 +83,6 @@ class _Statements(LRUCache[Any, Any]):
 class AsyncpgRoutedPool(AsyncRoutedPool):
     """The pool of an engine, with connections of asyncpg."""
 
-    reads_replicas = False
-
     errors = (TenantryError, AsyncAdapt_asyncpg_dbapi.Error, OSError)
 
     def options(self, record: Record) -> dict[str, Any]:
@@ -108,7 +106,8 @@ class AsyncpgRoutedPool(AsyncRoutedPool):
         setattr(record.dbapi_connection, name, value)
 
     def _bind_to(self, driver: AsyncpgConnection, route: Route) -> None:
-        driver.bind_to(route.mint, route.guard, route.tenant.code, admitted(route.tenant).schema)
+        home = admitted(route.tenant).schema
+        driver.bind_to(route.mint, route.guard, route.tenant.code, home, route.floor, route.ended)
 
     def _close(self, driver: AsyncpgConnection) -> None:
         drop_asyncpg(driver)

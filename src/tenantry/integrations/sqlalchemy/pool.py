@@ -100,8 +100,6 @@ class RoutedPool(Pool):
     errors: ClassVar[tuple[type[Exception], ...]] = (TenantryError, psycopg.Error)
     """What a transaction may not begin with."""
 
-    reads_replicas = True
-
     router: Any  # a Router or an AsyncRouter; which, the subclass knows
 
     def __init__(self, creator: Any, router: Any = None, predicate: bool = True, **options: Any) -> None:
@@ -129,9 +127,7 @@ class RoutedPool(Pool):
         """
         scope = self.router.scope(None, None)
         tenant = self.router.view.peek(scope.tenant.id) or scope.tenant
-        fleet = self._fleet()
-        way = self.router.way(scope, tenant, fleet) if self.reads_replicas else None
-        route: Route = way or self.router.route(tenant, scope.mode, fleet)
+        route: Route = self.router.way(scope, tenant, self._fleet())
         attempts: Attempts | None = None
         while True:
             token = _going.set((route, self._learned))
