@@ -61,6 +61,7 @@ POOLER_SESSIONS = 200
 """How many sessions a pooler may have to one database; a dirty one is discarded by who meets it."""
 
 _PAUSES = 2 * GROW_SECONDS, 1.0
+_MOVE_PAUSES = 0.0005, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +297,7 @@ class Attempts:
         self._sessions = sessions
         self._until = time.monotonic() + seconds
         self._pause = _PAUSES[0]
+        self._move_pause = _MOVE_PAUSES[0]
         self._made: Counter[type[Exception]] = Counter()
 
     def allow(self, error: Exception, *, lost: bool) -> bool:
@@ -309,13 +311,18 @@ class Attempts:
             case DirtyBackend():
                 most = self._sessions + 1
             case TenantMoved():
-                most = 3
+                return time.monotonic() < self._until
             case BindingRefused() | ServerUnreachable():
                 most = 1
             case _:
                 most = 3 if lost else 0
         self._made[type(error)] += 1
         return self._made[type(error)] <= most
+
+    def pause_for_move(self) -> float:
+        """How long to wait for the catalog to say where a tenant is that has just left, seconds. It soon does."""
+        self._move_pause = min(self._move_pause * 2, _MOVE_PAUSES[1])
+        return self._move_pause
 
     def pause(self) -> float | None:
         """How long to wait before the next attempt to connect, seconds; None: no longer.

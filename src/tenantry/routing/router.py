@@ -36,6 +36,8 @@ from tenantry.settings import Settings
 
 log = logging.getLogger("tenantry.routing")
 
+_LOOKS = 4
+
 
 class Router(RouterCore):
     """Leads an application's transactions to where its tenants live. One per process.
@@ -248,10 +250,22 @@ class Router(RouterCore):
             raise error  # the catalog does not answer either
         self.view.forget_fleet()
         tenant = self.view.refresh(route.tenant)
+        if isinstance(error, TenantMoved):
+            tenant = self._look_after(route.tenant, tenant, attempts)
         other = self.route(tenant, route.mode, self.view.fleet())
         if not isinstance(error, TenantMoved) and (other.target, other.key) == (route.target, route.key):
             raise error
         return other
+
+    def _look_after(self, was: Tenant, tenant: Tenant, attempts: Attempts) -> Tenant:
+        """Where a tenant is that has just left. Its old home knows a moment before the catalog does, and the new one a
+        moment later: so it is worth trying again even if the catalog sticks to what it has said."""
+        for _ in range(_LOOKS):
+            if tenant.placement != was.placement:
+                break
+            pause(attempts.pause_for_move())
+            tenant = self.view.refresh(was)
+        return tenant
 
     def _wait_for_room(self, error: ServerFull, route: Route, attempts: Attempts) -> None:
         """Others have the server's connections: ask them to share, and wait for a while."""
