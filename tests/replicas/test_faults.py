@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 
@@ -14,9 +15,11 @@ from tenantry.context import Scope
 from tenantry.errors import Conflict, InvalidInput, NotFound, ShardNotFound, TenantSuspended
 from tenantry.integrations.sqlalchemy import create_engine
 from tenantry.model import Mode
+from tenantry.placements.replicas import wait_until_replayed
 from tenantry.postgres.server import THROWAWAY, LocalServer
 from tenantry.routing.replicas import Replicas
 from tenantry.service import doctor
+from tenantry.service import plan as plans
 from tenantry.service import replica as replicas
 from tenantry.service import shard as shards
 from tenantry.service import tenant as tenants
@@ -147,6 +150,36 @@ def test_a_pooler_may_stand_before_a_replica(replicated: Replicated) -> None:
             with router.tenant_scope("reader", mode="ro"), engine.connect() as conn:
                 assert conn.scalar(text("SELECT pg_is_in_recovery()")) is True
             engine.dispose()
+
+
+def test_who_changes_where_a_tenant_lives_can_wait_for_replicas(replicated: Replicated, router: Router) -> None:
+    finished: list[str] = []
+
+    async def change(control: object) -> None:
+        estate = control.estate  # type: ignore[attr-defined]
+        async with estate.root("main", "app") as conn:
+            await conn.execute("UPDATE tenantry.residents SET state = 'suspended'")
+        waiting = asyncio.create_task(wait_until_replayed(estate, "main"))
+        waiting.add_done_callback(lambda _: finished.append("waited"))
+        with psycopg.connect(replicated.standby.dsn("app"), autocommit=True) as standby:
+            for _ in range(3):
+                assert standby.execute("SELECT count(*) FROM tenantry.residents WHERE state = 'open'").fetchone() == (
+                    3,
+                )
+                await asyncio.sleep(0)
+                assert not finished
+            standby.execute("SELECT pg_wal_replay_resume()")
+            await asyncio.wait_for(waiting, 30)
+            assert standby.execute("SELECT count(*) FROM tenantry.residents WHERE state = 'open'").fetchone() == (0,)
+
+    async def without_an_answer(control: object) -> None:
+        await plans.change(control, "reading", replica_seconds=1)  # type: ignore[arg-type]
+        await asyncio.wait_for(wait_until_replayed(control.estate, "main"), 30)  # type: ignore[attr-defined]
+
+    with replicated.paused():
+        replicated.run(change)
+    replicated.standby.crash()
+    replicated.run(without_an_answer)
 
 
 # The verbs
