@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,14 +9,11 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from tenantry.stream.apply import Applier
-from tenantry.stream.follow import NOTE, Follower
 from tenantry.stream.inspect import read_shape
 from tenantry.stream.path import Path
 from tenantry.stream.shape import Shape
-from tenantry.stream.slots import drop_slot, publish, unpublish
-from tenantry.stream.snapshot import Connect, Copied, copy
-from tenantry.stream.source import Source
+from tenantry.stream.snapshot import Connect, Copied
+from tenantry.stream.transfer import Following, Site, Transfer
 from tenantry.stream.verify import differing, sums
 from tests.fixtures.servers import Database
 
@@ -65,38 +61,24 @@ class Rig:
         async with connector(self.there)() as conn:
             return await read_shape(conn, self.path.target, COLUMN)
 
+    @property
+    def transfer(self) -> Transfer:
+        """The way."""
+        here, there = (Site(connector(each), each.dsn()) for each in (self.here, self.there))
+        return Transfer(NAME, self.path, here, there, self.filtered)
+
     @asynccontextmanager
     async def streamed(self) -> AsyncIterator[Stream]:
         """A stream whose snapshot is at the target, ready to follow."""
         async with AsyncExitStack() as stack:
-            shape = await self.shape()
             control = await stack.enter_async_context(connector(self.here)())
-            keys = [self.path.key] if self.filtered else None
-            await publish(control, NAME, self.path.source, shape.walled, COLUMN, keys)
-            stack.push_async_callback(unpublish, control, NAME)
-            stack.push_async_callback(drop_slot, control, NAME)
-            source = await stack.enter_async_context(Source(self.here.dsn()))
-            slot = await source.create_slot(NAME)
             async with connector(self.there)() as conn:
                 await conn.execute(PROGRESS)
-                await conn.execute("DELETE FROM tenantry.streams")
-            copied = await copy(connector(self.here), connector(self.there), slot.snapshot, self.path, shape.walled)
-            yield await self.follow(stack, source, shape, control, slot.lsn, copied)
-
-    async def follow(
-        self,
-        stack: AsyncExitStack,
-        source: Source,
-        shape: Shape,
-        control: AsyncConnection[Any],
-        lsn: int = 0,
-        copied: Copied | None = None,
-    ) -> Stream:
-        """Go on from where the target has come to."""
-        target = await stack.enter_async_context(connector(self.there)())
-        applier = Applier(target, NAME, self.path, shape)
-        await source.start(NAME, NAME, await applier.begin(lsn))
-        return Stream(self, source, applier, Follower(source, applier), shape, control, copied or Copied())
+            transfer = self.transfer
+            stack.push_async_callback(transfer.end)
+            copied = await transfer.begin()
+            following = await stack.enter_async_context(transfer.following())
+            yield Stream(self, following, control, copied)
 
     async def differences(self, shape: Shape, but: Sequence[str] = ()) -> list[str]:
         """What is not the same on both sides."""
@@ -110,16 +92,12 @@ class Rig:
 
 @dataclass
 class Stream:
-    """A stream at work."""
+    """A stream at work, and a session of the source for whoever changes rows."""
 
     rig: Rig
-    source: Source
-    applier: Applier
-    follower: Follower
-    shape: Shape
+    following: Following
     control: AsyncConnection[Any]
     copied: Copied
-    _notes: int = 0
 
     async def write(self, *statements: str) -> None:
         """Run statements at the source, in one transaction."""
@@ -129,15 +107,12 @@ class Stream:
 
     async def catch_up(self) -> None:
         """Until all that has been committed at the source is at the target."""
-        self._notes += 1
-        mark = f"{id(self)} {self._notes}"
-        await self.control.execute("SELECT pg_logical_emit_message(true, %s, %s)", (NOTE, mark))
-        assert await self.follower.until(mark.encode(), PATIENCE), "the stream does not catch up"
+        assert await self.following.catch_up(PATIENCE), "the stream does not catch up"
 
     async def same(self, but: Sequence[str] = ()) -> None:
         """Catch up, and make sure that both sides have the same rows."""
         await self.catch_up()
-        assert await self.rig.differences(self.shape, but) == []
+        assert await self.rig.differences(self.following.shape, but) == []
 
 
 def execute(database: Database, *statements: str) -> None:
@@ -145,8 +120,3 @@ def execute(database: Database, *statements: str) -> None:
     with database.connect() as conn:
         for statement in statements:
             conn.execute(statement)
-
-
-async def aexecute(database: Database, *statements: str) -> None:
-    """The same without keeping the loop from running."""
-    await asyncio.to_thread(execute, database, *statements)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tenantry.errors import StreamBroken
 from tenantry.stream.path import Path
 from tests.fixtures.servers import MakeDatabase
-from tests.stream.rig import Rig, execute
+from tests.stream.rig import Rig, connector, execute
 
 pytestmark = pytest.mark.anyio
 
@@ -178,3 +180,51 @@ async def test_a_row_that_is_missing_at_the_target_stops_the_stream(rig: Rig) ->
         assert caught.value.where == "app.bare"
     with rig.there.connect() as conn:
         assert conn.execute("SELECT count(*) FROM t_2.bare WHERE b = 'changed'").fetchone() == (0,)
+
+
+async def test_both_sides_are_compared_while_they_change(rig: Rig) -> None:
+    async with rig.streamed() as stream:
+        await stream.write("UPDATE app.people SET name = 'before'", "DELETE FROM app.bare WHERE a < 10")
+        over, writing = asyncio.Event(), 0
+
+        async def write() -> None:
+            nonlocal writing
+            async with connector(rig.here)() as conn:
+                while not over.is_set():
+                    writing += 1
+                    await conn.execute("INSERT INTO app.bare VALUES (2, %s, 'during')", (10_000 + writing,))
+
+        writer = asyncio.create_task(write())
+        for _ in range(3):
+            await stream.following.verify()
+        over.set()
+        await writer
+        assert writing > 3
+        await stream.same()
+
+
+async def test_a_difference_is_found_and_named(rig: Rig) -> None:
+    async with rig.streamed() as stream:
+        execute(rig.there, "UPDATE t_2.people SET name = 'spoilt' WHERE id = (SELECT min(id) FROM t_2.people)")
+        with pytest.raises(StreamBroken, match="people has 100 rows on both sides, but not the same"):
+            await stream.following.verify()
+
+
+async def test_nothing_is_left_behind(rig: Rig) -> None:
+    async with rig.streamed():
+        pass
+    await rig.transfer.end()
+    with rig.here.connect() as conn:
+        assert conn.execute(
+            "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+        ).fetchone() == (0,)
+        assert conn.execute("SELECT count(*) FROM pg_publication").fetchone() == (0,)
+    with rig.there.connect() as conn:
+        assert conn.execute("SELECT count(*) FROM tenantry.streams").fetchone() == (0,)
+
+
+async def test_a_stream_that_begins_again_begins_from_scratch(rig: Rig) -> None:
+    async with rig.streamed() as stream:
+        await stream.write("DELETE FROM app.bare WHERE tenant_id = 2")
+    async with rig.streamed() as stream:
+        await stream.same()

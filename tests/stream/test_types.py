@@ -167,7 +167,7 @@ def rig(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Rig:
 async def test_every_type_is_copied_and_followed(rig: Rig) -> None:
     async with rig.streamed() as stream:
         await stream.same()
-        names = [name for name in stream.shape.tables["all_types"].stored if name not in ("tenant_id", "id")]
+        names = [name for name in stream.following.shape.tables["all_types"].stored if name not in ("tenant_id", "id")]
         listing = ", ".join(f'"{name}"' for name in names)
         await stream.write(
             f"INSERT INTO app.all_types (tenant_id, id, {listing})"
@@ -181,7 +181,7 @@ async def test_every_type_is_copied_and_followed(rig: Rig) -> None:
             )
         )
         await stream.same()
-        tables = [table for table in stream.shape.tables.values() if table.name.startswith("t_")]
+        tables = [table for table in stream.following.shape.tables.values() if table.name.startswith("t_")]
         assert sum(table.is_binary for table in tables) > 100, "most types are copied in binary form"
         await stream.write(
             "UPDATE app.all_types SET " + ", ".join(f'"{name}" = NULL' for name in names) + " WHERE id = 1"

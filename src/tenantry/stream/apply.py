@@ -61,20 +61,18 @@ class Applier:
         self.applied = 0
         self.changes = 0
 
-    async def begin(self, lsn: int) -> int:
+    async def begin(self) -> int:
         """Make the session ready, and say from where on changes are wanted.
 
-        Args:
-            lsn: where the changes begin, if the target knows nothing yet.
+        Raises:
+            StreamBroken: the target has no note of this stream.
         """
         self._conn.adapters.register_dumper(_Text, _TextDumper)
         await replicate(self._conn)
-        query = (
-            "INSERT INTO tenantry.streams (name, lsn) VALUES (%s, %s)"
-            " ON CONFLICT (name) DO UPDATE SET lsn = streams.lsn RETURNING streams.lsn::text"
-        )
-        row = await (await self._conn.execute(query, (self._name, shown_lsn(lsn)))).fetchone()
-        assert row is not None
+        query = "SELECT lsn::text FROM tenantry.streams WHERE name = %s"
+        row = await (await self._conn.execute(query, (self._name,))).fetchone()
+        if row is None:
+            raise StreamBroken("the target knows nothing of this stream", where=self._name)
         self.applied = parse_lsn(row[0])
         return self.applied
 

@@ -32,9 +32,16 @@ class Follower:
         self._pending: list[Change] = []
         self._in_transaction = False
         self._end: int | None = None
+        self._stop_at: int | None = None
+        self._held: list[bytes] | None = None
         self.reached = applier.applied
         self.notes: list[bytes] = []
         self._heard: list[bytes] = []
+
+    @property
+    def changes(self) -> int:
+        """How many changes have been applied."""
+        return self._applier.changes
 
     async def pump(self, seconds: float = _PAUSE_SECONDS) -> None:
         """Read what has come and apply it; wait for so long if nothing has.
@@ -51,7 +58,7 @@ class Follower:
                 await self._take(frame.payload)
         if self._end is not None and not self._in_transaction:
             await self._apply(self._end)
-        if not self._in_transaction:
+        if not self._in_transaction and self._held is None:
             self.reached = max(self.reached, seen)
             self.notes += self._heard
             self._heard.clear()
@@ -75,8 +82,35 @@ class Follower:
             await self.pump(min(left, _PAUSE_SECONDS))
         return True
 
+    async def stop_at(self, lsn: int, seconds: float) -> bool:
+        """Apply all that was committed before a position, and hold what comes after it until :meth:`go_on`.
+
+        Returns:
+            Whether the position has been reached in so many seconds.
+        """
+        self._stop_at = lsn
+        deadline = time.monotonic() + seconds
+        while self._held is None and self.reached < lsn:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await self.pump(min(left, _PAUSE_SECONDS))
+        return True
+
+    async def go_on(self) -> None:
+        """Apply what was held."""
+        held, self._held, self._stop_at = self._held or [], None, None
+        for payload in held:
+            await self._take(payload)
+
     async def _take(self, payload: bytes) -> None:
+        if self._held is not None:
+            self._held.append(payload)
+            return
         message = self._decoder.decode(payload)
+        if isinstance(message, Begin) and self._stop_at is not None and message.commit_lsn >= self._stop_at:
+            self._held = [payload]
+            return
         match message:
             case Insert() | Update() | Delete() | Truncate():
                 self._expect_transaction(True)

@@ -81,13 +81,23 @@ async def copy(
     return copied
 
 
+SESSION = {
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "iso_8601",
+    "timezone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "xmloption": "content",
+    "lc_monetary": "C",
+}
+"""Settings with which a session writes and reads values in a form that is the same everywhere."""
+
+
 async def quiet(conn: Conn) -> None:
-    """Make a session write values in a form that does not depend on its settings."""
-    await conn.execute(
-        "SELECT set_config(name, value, false) FROM (VALUES ('search_path', 'pg_catalog'), ('datestyle', 'ISO, YMD'),"
-        " ('intervalstyle', 'iso_8601'), ('timezone', 'UTC'), ('extra_float_digits', '3'), ('bytea_output', 'hex'),"
-        " ('xmloption', 'content'), ('lc_monetary', 'C'), ('row_security', 'off')) AS s (name, value)"
-    )
+    """Give a session :data:`SESSION`; names mean nothing to it but with their schema, and no row is hidden from it."""
+    settings = {**SESSION, "search_path": "pg_catalog", "row_security": "off"}
+    query = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
+    await conn.execute(query, (list(settings), list(settings.values())))
 
 
 async def replicate(conn: Conn) -> None:

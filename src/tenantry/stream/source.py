@@ -18,6 +18,7 @@ from tenantry.postgres.connect import connect
 from tenantry.stream.inflow import Inflow
 from tenantry.stream.lsn import parse_lsn, shown_lsn
 from tenantry.stream.protocol import Keepalive, WalData, parse_frame, status
+from tenantry.stream.snapshot import SESSION
 
 log = logging.getLogger("tenantry.stream")
 
@@ -54,7 +55,8 @@ class Source:
         self._reporting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._conn = await connect(self._dsn, seconds=self._seconds, replication="database")
+        options = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in SESSION.items())
+        self._conn = await connect(self._dsn, seconds=self._seconds, replication="database", options=options)
         return self
 
     async def __aexit__(
@@ -67,18 +69,24 @@ class Source:
         if self._conn is not None:
             await self._conn.close()
 
-    async def create_slot(self, name: str, *, temporary: bool = False) -> Slot:
+    async def create_slot(self, name: str, *, temporary: bool = False, snapshot: bool = True) -> Slot:
         """Make a slot and export its snapshot. Waits until every transaction of the server that writes now has ended.
+
+        Args:
+            temporary: it goes with this connection.
+            snapshot: whether one is wanted; without, the connection may be used for other things afterwards.
 
         Raises:
             psycopg.Error: the server has no slot left, is not at ``wal_level = logical``, or has one of this name.
         """
-        query = sql.SQL("CREATE_REPLICATION_SLOT {} {}LOGICAL pgoutput (SNAPSHOT 'export')").format(
-            sql.Identifier(name), sql.SQL("TEMPORARY " if temporary else "")
+        query = sql.SQL("CREATE_REPLICATION_SLOT {} {}LOGICAL pgoutput (SNAPSHOT {})").format(
+            sql.Identifier(name),
+            sql.SQL("TEMPORARY " if temporary else ""),
+            sql.Literal("export" if snapshot else "nothing"),
         )
         row = await (await self._open.execute(query)).fetchone()
         assert row is not None
-        return Slot(row[0], parse_lsn(row[1]), row[2])
+        return Slot(row[0], parse_lsn(row[1]), row[2] or "")
 
     async def start(self, slot: str, publication: str, lsn: int) -> None:
         """Ask for the changes that were committed at ``lsn`` or later.
