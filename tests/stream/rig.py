@@ -22,7 +22,7 @@ NAME = "tenantry_test"
 PATIENCE = 60.0
 
 PROGRESS = """CREATE SCHEMA IF NOT EXISTS tenantry;
-CREATE TABLE IF NOT EXISTS tenantry.streams (name text PRIMARY KEY, lsn pg_lsn NOT NULL)"""
+CREATE TABLE IF NOT EXISTS tenantry.streams (name text PRIMARY KEY, lsn pg_lsn NOT NULL, shape text NOT NULL)"""
 
 
 def connector(database: Database) -> Connect:

@@ -239,3 +239,7 @@ INSERT INTO audit_log (actor, action, subject, reason, detail) VALUES (%s, %s, %
 
 -- audit_many --
 INSERT INTO audit_log (actor, action, subject) SELECT %s, %s, unnest(%s::text[])
+
+-- move_placement --
+-- An epoch only grows: who does this a second time changes nothing.
+UPDATE placements SET space = %(space)s, epoch = %(epoch)s, since = now() WHERE tenant = %(tenant)s AND epoch < %(epoch)s

@@ -45,13 +45,14 @@ class Applier:
             ``session_replication_role``. It is closed after an error.
         name: under which the target remembers how far it has come.
         path: whose rows, and from where to where.
-        shape: the tables of the source, as they stood when the stream began.
+        shape: the tables of the source, as they stand.
     """
 
     def __init__(self, conn: Conn, name: str, path: Path, shape: Shape) -> None:
         self._conn = conn
         self._name = name
         self._path = path
+        self._shape = shape
         self._tables = {table.name: table for table in shape.walled}
         self._always = {
             table.name: {column.name for column in table.columns if column.always} for table in shape.walled
@@ -65,14 +66,16 @@ class Applier:
         """Make the session ready, and say from where on changes are wanted.
 
         Raises:
-            StreamBroken: the target has no note of this stream.
+            StreamBroken: the target has no note of this stream, or the tables have changed since it began.
         """
         self._conn.adapters.register_dumper(_Text, _TextDumper)
         await replicate(self._conn)
-        query = "SELECT lsn::text FROM tenantry.streams WHERE name = %s"
+        query = "SELECT lsn::text, shape FROM tenantry.streams WHERE name = %s"
         row = await (await self._conn.execute(query, (self._name,))).fetchone()
         if row is None:
             raise StreamBroken("the target knows nothing of this stream", where=self._name)
+        if row[1] != self._shape.fingerprint:
+            raise StreamBroken("the tables have changed since the stream began", where=self._shape.schema)
         self.applied = parse_lsn(row[0])
         return self.applied
 

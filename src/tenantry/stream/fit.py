@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tenantry.perimeter.names import quoted
 from tenantry.stream.shape import Column, Identity, Shape, Table
 
+_BRING = "run 'tenantry migrate': both places need the same version of the application's tables"
+
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
@@ -67,17 +69,18 @@ def _identity(shape: Shape, table: Table, identity: Identity, *, filtered: bool)
 def _differences(source: Shape, target: Shape) -> Iterator[Obstacle]:
     here = {table.name: table for table in source.walled}
     there = {table.name: table for table in target.walled}
-    bring = "run 'tenantry migrate': both places need the same version of the application's tables"
+    for name in sorted(set(source.sequences) - set(target.sequences)):
+        yield Obstacle(f"the sequence {quoted(target.schema, name)} is missing where the tenant is to go", _BRING)
     for name in sorted(here.keys() - there.keys()):
-        yield Obstacle(f"{quoted(target.schema, name)} is missing where the tenant is to go", bring)
+        yield Obstacle(f"{quoted(target.schema, name)} is missing where the tenant is to go", _BRING)
     for name in sorted(there.keys() - here.keys()):
-        yield Obstacle(f"{quoted(source.schema, name)} is missing where the tenant is", bring)
+        yield Obstacle(f"{quoted(source.schema, name)} is missing where the tenant is", _BRING)
     for name in sorted(here.keys() & there.keys()):
         mine, theirs = _columns(here[name]), _columns(there[name])
         for column in sorted(mine.keys() | theirs.keys()):
             if mine.get(column) != theirs.get(column):
                 what = f"the column {column} is {_shown(mine.get(column))} there and {_shown(theirs.get(column))} in"
-                yield Obstacle(f"{quoted(source.schema, name)}: {what} {quoted(target.schema, name)}", bring)
+                yield Obstacle(f"{quoted(source.schema, name)}: {what} {quoted(target.schema, name)}", _BRING)
 
 
 def _columns(table: Table) -> dict[str, tuple[str, bool]]:

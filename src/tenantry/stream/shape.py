@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -67,6 +68,12 @@ class Shape:
     tables: Mapping[str, Table]
     sequences: tuple[str, ...]
     triggers: tuple[tuple[str, str], ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when tables with tenants' rows come, go, or get other columns or keys."""
+        parts = [(table.name, table.kind, table.columns, table.identities) for table in self.walled]
+        return hashlib.sha256(repr(sorted(parts, key=lambda part: part[0])).encode()).hexdigest()
 
     @property
     def walled(self) -> list[Table]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,7 @@ from tenantry.stream.shape import Table
 
 Conn = AsyncConnection[Any]
 
-_END_MILLISECONDS = 5000
-_ATTEMPTS = 20
+_ATTEMPTS = 100
 _PAUSE_SECONDS = 0.1
 
 
@@ -81,27 +81,31 @@ async def slot_state(conn: Conn, name: str) -> SlotState | None:
     return None if row is None else SlotState(row[0], row[1], parse_lsn(row[2]), row[3])
 
 
+async def free_slot(conn: Conn, name: str) -> bool:
+    """End the session that reads a slot; whether the slot is there.
+
+    Raises:
+        ServerUnreachable: that session does not end.
+    """
+    for _ in range(_ATTEMPTS):
+        query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s"
+        row = await (await conn.execute(query, (name,))).fetchone()
+        if row is None or row[0] is None:
+            return row is not None
+        await conn.execute("SELECT pg_terminate_backend(%s)", (row[0],))
+        await asyncio.sleep(_PAUSE_SECONDS)
+    raise ServerUnreachable(
+        f"the session that reads the slot {name} does not end",
+        hint="look for it in pg_stat_replication and end it with pg_terminate_backend()",
+    )
+
+
 async def drop_slot(conn: Conn, name: str) -> None:
     """Remove a slot, if it is there, and end the session that reads it.
 
     Raises:
         ServerUnreachable: that session does not end.
     """
-    for _ in range(_ATTEMPTS):
-        row = await (
-            await conn.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", (name,))
-        ).fetchone()
-        if row is None:
-            return
-        if row[0] is not None:
-            await conn.execute("SELECT pg_terminate_backend(%s, %s)", (row[0], _END_MILLISECONDS))
-        try:
+    while await free_slot(conn, name):
+        with suppress(psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
             await conn.execute("SELECT pg_drop_replication_slot(%s)", (name,))
-        except psycopg.errors.ObjectInUse:
-            await asyncio.sleep(_PAUSE_SECONDS)
-        except psycopg.errors.UndefinedObject:
-            return
-    raise ServerUnreachable(
-        f"the session that reads the slot {name} does not end",
-        hint="look for it in pg_stat_replication and end it with pg_terminate_backend()",
-    )

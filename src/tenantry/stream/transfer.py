@@ -14,9 +14,10 @@ from tenantry.errors import StreamBroken
 from tenantry.stream.apply import Applier
 from tenantry.stream.follow import NOTE, Follower
 from tenantry.stream.inspect import read_shape
+from tenantry.stream.lsn import shown_lsn
 from tenantry.stream.path import Path
 from tenantry.stream.shape import Shape
-from tenantry.stream.slots import drop_slot, publish, unpublish
+from tenantry.stream.slots import drop_slot, free_slot, publish, unpublish
 from tenantry.stream.snapshot import Connect, Copied, copy, replicate
 from tenantry.stream.source import Source
 from tenantry.stream.verify import differing, sums
@@ -84,11 +85,15 @@ class Transfer:
                 self.source.connect, self.target.connect, slot.snapshot, self.path, shape.walled, progress=progress
             )
             async with self.target.connect() as conn:
-                await self.note(conn, slot.lsn)
+                await self.note(conn, slot.lsn, shape)
         return copied
 
-    async def prepare(self) -> None:
-        """Leave a slot from which changes can be had from now on, without copying anything. Begins from scratch."""
+    async def prepare(self) -> Shape:
+        """Leave a slot from which changes can be had from now on, without copying anything. Begins from scratch.
+
+        Returns:
+            How the tables stand.
+        """
         await self.end()
         async with self.source.connect() as conn:
             shape = await read_shape(conn, self.path.source, self.path.column)
@@ -96,17 +101,19 @@ class Transfer:
             await publish(conn, self.name, self.path.source, shape.walled, self.path.column, keys)
         async with Source(self.source.dsn) as source:
             await source.create_slot(self.name, snapshot=False)
+        return shape
 
-    async def note(self, conn: Conn, lsn: int) -> None:
+    async def note(self, conn: Conn, lsn: int, shape: Shape) -> None:
         """Note at the target that all that was committed before a position is there.
 
         Args:
             conn: a session of the target, perhaps in a transaction.
+            shape: of the source.
         """
         await conn.execute(
-            "INSERT INTO tenantry.streams (name, lsn) VALUES (%s, '0/0'::pg_lsn + %s)"
-            " ON CONFLICT (name) DO UPDATE SET lsn = excluded.lsn",
-            (self.name, lsn),
+            "INSERT INTO tenantry.streams (name, lsn, shape) VALUES (%s, %s, %s)"
+            " ON CONFLICT (name) DO UPDATE SET lsn = excluded.lsn, shape = excluded.shape",
+            (self.name, shown_lsn(lsn), shape.fingerprint),
         )
 
     async def empty(self, shape: Shape) -> None:
@@ -135,9 +142,12 @@ class Transfer:
             control = await stack.enter_async_context(self.source.connect())
             shape = await read_shape(control, self.path.source, self.path.column)
             applier = Applier(await stack.enter_async_context(self.target.connect()), self.name, self.path, shape)
+            lsn = await applier.begin()
+            await free_slot(control, self.name)
             source = await stack.enter_async_context(Source(self.source.dsn))
-            await source.start(self.name, self.name, await applier.begin())
-            yield Following(self, shape, control, Follower(source, applier))
+            await source.start(self.name, self.name, lsn)
+            at_target = await stack.enter_async_context(self.target.connect())
+            yield Following(self, shape, control, at_target, Follower(source, applier))
 
 
 @dataclass(slots=True)
@@ -147,11 +157,13 @@ class Following:
     Attributes:
         shape: of the source, as it stood when the stream was taken up.
         control: a session of the source.
+        at_target: a session of the target.
     """
 
     transfer: Transfer
     shape: Shape
     control: Conn
+    at_target: Conn
     follower: Follower
     _notes: int = 0
 
@@ -162,6 +174,17 @@ class Following:
             Whether it is, after so many seconds.
         """
         return await self.follower.until(await self._mark(), seconds)
+
+    async def expect_same_tables(self) -> None:
+        """Make sure that the tables of the source stand as they did when the stream was taken up.
+
+        Raises:
+            StreamBroken: they have been changed.
+        """
+        path = self.transfer.path
+        now = await read_shape(self.control, path.source, path.column)
+        if now.fingerprint != self.shape.fingerprint:
+            raise StreamBroken("the tables have changed since the stream began", where=path.source)
 
     async def verify(self) -> None:
         """Compare all rows as they were on both sides at one moment, while the changes go on.

@@ -38,8 +38,9 @@ ALTER TABLE tenantry.residents ADD COLUMN IF NOT EXISTS gate xid8;
 ALTER TABLE tenantry.residents DROP CONSTRAINT IF EXISTS residents_state_check, ADD CONSTRAINT residents_state_check
   CHECK (state IN ('open', 'closing', 'suspended', 'moved', 'arriving') AND (state <> 'closing' OR gate IS NOT NULL));
 CREATE TABLE IF NOT EXISTS tenantry.streams (
-  name text PRIMARY KEY,
-  lsn  pg_lsn NOT NULL
+  name  text PRIMARY KEY,
+  lsn   pg_lsn NOT NULL,
+  shape text NOT NULL
 );
 ALTER TABLE tenantry_priv.signing_keys OWNER TO tenantry_sec;
 ALTER TABLE tenantry_priv.seal_key OWNER TO tenantry_sec;
