@@ -95,6 +95,22 @@ async def test_a_first_statement_that_is_prepared_is_bound(wall: Wall, conn: Asy
         assert conn.is_clean
 
 
+async def test_a_first_statement_leaves_in_one_piece_with_what_binds_it(
+    wall: Wall, conn: AsyncpgConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await late(conn)
+    pieces: list[bytes] = []
+    write = conn.gate.cork._write
+
+    def record(data: bytes) -> None:
+        pieces.append(data)
+        write(data)
+
+    monkeypatch.setattr(conn.gate.cork, "_write", record)
+    assert await late(conn) == wall.a.key
+    assert len(pieces) == 2, "and COMMIT"
+
+
 async def test_a_first_statement_is_bound_where_names_can_be_looked_up(wall: Wall) -> None:
     function = "EXECUTE ON FUNCTION pg_catalog.pg_prepared_statement()"
     with wall.scenery(f"GRANT {function} TO tenantry_app", f"REVOKE {function} FROM tenantry_app"):
@@ -310,25 +326,24 @@ async def test_nothing_is_written_while_something_else_is_under_way(wall: Wall, 
 
 
 async def test_a_begin_after_a_cancelled_statement_waits_until_the_server_has_stopped_it(
-    wall: Wall, conn: AsyncpgConnection
+    wall: Wall, conn: AsyncpgConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else others could write between the messages of BEGIN and those of the binding."""
-    gate, written = conn.gate, []
-    transport = gate._transport
+    gate, held = conn.gate, []
+    hold = gate.cork.hold
 
-    class Recorder:
-        def write(self, data: bytes) -> None:
-            written.append(gate._is_cancelling())
-            transport.write(data)
+    def record(data: bytes) -> None:
+        held.append(gate._is_cancelling())
+        hold(data)
 
-    gate._transport = Recorder()  # type: ignore[assignment]
+    monkeypatch.setattr(gate.cork, "hold", record)
     for _ in range(3):
         conn.bind_to(wall.minter(wall.a))
         with pytest.raises(TimeoutError):
             await conn.execute("SELECT pg_sleep(600)", timeout=0.01)
         assert gate._is_cancelling()
         assert await who(conn) == wall.a.key
-    assert written == [False] * 3
+    assert held == [False] * 3
 
 
 async def test_whoever_is_cancelled_at_whatever_step_leaves_the_next_nothing(wall: Wall) -> None:

@@ -4,7 +4,7 @@
 connection may begin late, the first statement travels with them, and it is one less. asyncpg has no pipeline; but
 PostgreSQL answers all messages up to a synchronisation point, and asyncpg, which waits for the rows of a prepared
 statement, takes it in good part that other statements' completions come before them. So the messages of ``BEGIN`` and
-of the binding are written to the transport just before asyncpg writes its own: the token is a bind parameter and never
+of the binding are written to the transport together with asyncpg's own: the token is a bind parameter and never
 part of a statement's text. What the server refuses reaches asyncpg as the error of its statement; a witness has seen
 how far the answers went.
 
@@ -28,6 +28,7 @@ from psycopg.sql import Literal
 from tenantry.errors import CrossedTenants, DirtyBackend, ServerUnreachable, TenantryError
 from tenantry.perimeter import wire
 from tenantry.perimeter.connection import Guard, Mint, meaning, standby
+from tenantry.perimeter.cork import Cork
 from tenantry.perimeter.replica import BIND_ON_REPLICA, Ended, Floor
 from tenantry.perimeter.replica_asyncpg import end_and_tell, is_doubtful, try_here
 from tenantry.perimeter.witness import Witness
@@ -118,7 +119,7 @@ class Gate:
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, owner: AsyncpgConnection) -> None:
         self._protocol = protocol
-        self._transport = transport
+        self.cork = Cork(transport)
         self._witness = Witness(protocol)
         transport.set_protocol(self._witness)
         self.owner = weakref.ref(owner)
@@ -249,12 +250,16 @@ class Gate:
     async def _bind(self, query: str, timeout: Any, mint: Mint) -> str:
         binding = self._binding, (*self._proof(mint), *self._must()), "", 0, False, timeout
         self.unproven = True
+        count = self._protocol.queries_count
         try:
             # From here on nobody else may write: bind_execute() does so before it waits for anything.
-            self._transport.write(wire.begin_message(query, replica=self.floor is not None))
+            self.cork.hold(wire.begin_message(query, replica=self.floor is not None))
             await self.send("bind_execute", *binding)
         except asyncpg.PostgresError as error:
             del binding
+            if count == self._protocol.queries_count:  # asyncpg has refused the token
+                self._terminate()
+                raise
             await self._refuse(error.with_traceback(None))  # its frames hold the token
         except BaseException:
             # Nobody can tell whether it is bound: interrupted, out of time, or the server is gone.
@@ -319,14 +324,14 @@ class Gate:
         statement["timeout"] = await self.until_free(timeout)
         if self.due is None or self.mint is None or self.pending or not self.is_connected():
             return await self.send("bind_execute", **statement)  # asyncpg refuses it, and says why
-        begin, self.due = self.due, None
+        self.cork.hold(self._head(self.due, *self._proof(self.mint)))
+        self.due = None
         count, witness, doubtful = self._protocol.queries_count, self._witness, False
         try:
-            self._transport.write(self._head(begin, *self._proof(self.mint)))
             return await self.send("bind_execute", **statement)
         except BaseException as error:
             if count == self._protocol.queries_count and self.is_connected():
-                # asyncpg has refused a parameter, and what went before waits for a synchronisation point.
+                # asyncpg has refused a parameter, and what is to go before it waits for a synchronisation point.
                 await self._bind_again()
             elif witness.bound is not True and isinstance(error, asyncpg.PostgresError):
                 await self._refuse(error.with_traceback(None))

@@ -28,7 +28,7 @@ async def end_and_tell(gate: Gate, command: str, timeout: Any, ended: Ended) -> 
         else:
             await _prepare(gate)
             # From here on nobody else may write: bind_execute() does so before it waits for anything.
-            gate._transport.write(wire.end_message(command))
+            gate.cork.hold(wire.end_message(command))
         [row] = await gate.send("bind_execute", gate.wal, (), "", 0, False, timeout)
         log = row[0], row[1]
         return command
