@@ -11,7 +11,7 @@ import pytest
 from tenantry.cli.app import commands
 
 COMMANDS = dict(commands())
-NOUNS = ("tenant", "plan", "shard", "replica", "perimeter", "key", "local")
+NOUNS = ("tenant", "plan", "shard", "replica", "perimeter", "op", "key", "local")
 
 NAMES = {"open_": "open", "listing": "list", "iterate": "list"}
 """Functions whose verb is a word of Python, or of two kinds."""
@@ -19,6 +19,7 @@ NAMES = {"open_": "open", "listing": "list", "iterate": "list"}
 COMMAND_OF: Mapping[str, str] = {
     "house.init": "init",
     "house.migrate": "migrate",
+    "move.move": "move",
     "house.refill": "refill",
     "house.work": "worker",
     "doctor.examine": "doctor",
@@ -49,7 +50,7 @@ WITHOUT_FUNCTION: Mapping[str, str] = {
 
 
 def functions() -> Iterator[str]:
-    for name in (*NOUNS, "house", "doctor", "access", "onboard"):
+    for name in (*NOUNS, "house", "move", "doctor", "access", "onboard"):
         module = import_module(f"tenantry.service.{name}")
         for each, value in inspect.getmembers(module, inspect.isfunction):
             own = value.__module__ == module.__name__ and not each.startswith(("_", "parse_"))

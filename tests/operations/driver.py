@@ -22,6 +22,8 @@ from tenantry.errors import InvalidInput, TenantryError
 from tenantry.hookspecs import hookimpl
 from tenantry.service import house as houses
 from tenantry.service import key as keys
+from tenantry.service import move as moves
+from tenantry.service import op as ops
 from tenantry.service import plan as plans
 from tenantry.service import shard as shards
 from tenantry.service import tenant as tenants
@@ -33,6 +35,8 @@ VERBS: Mapping[str, Callable[..., Awaitable[Any]]] = {
     "suspend": tenants.suspend,
     "resume": tenants.resume,
     "delete": tenants.delete,
+    "move": moves.move,
+    "undo": ops.undo,
     "refill": houses.refill,
     "migrate": houses.migrate,
     "work": houses.work,

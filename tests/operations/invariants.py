@@ -112,13 +112,26 @@ def _database(
         name,
     )
     expected = {_code(row["key"], key_type): {**row, "state": RESIDENT_STATES[row["state"]]} for row in tenants}
-    standing = {row.pop("code"): row for row in _rows(database, "SELECT * FROM tenantry.residents")}
+    standing = {
+        row.pop("code"): row
+        for row in _rows(database, "SELECT code, state, plan, epoch, schema FROM tenantry.residents")
+    }
     for code in sorted(expected.keys() ^ standing.keys()):
         yield f"{code} is {'a resident' if code in standing else 'missing among the residents'}"
     for code in sorted(expected.keys() & standing.keys()):
         for what in ("state", "plan", "epoch", "schema"):
             if expected[code][what] != standing[code][what]:
                 yield f"{code}: {what} is {standing[code][what]}, should be {expected[code][what]}"
+    for row in _rows(database, "SELECT code FROM tenantry.residents WHERE gate IS NOT NULL"):
+        yield f"the door of {row['code']} was left half closed"
+    for row in _rows(database, "SELECT name FROM tenantry.streams"):
+        yield f"the note of the stream {row['name']} is left"
+    for row in _rows(database, "SELECT pubname FROM pg_publication"):
+        yield f"the publication {row['pubname']} is left"
+    for row in _rows(
+        database, "SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND NOT temporary"
+    ):
+        yield f"the slot {row['slot_name']} is left"
     yield from _knowledge(conn, database)
     yield from _schemas(database, {space["schema"] for space in spaces})
     for space in spaces:

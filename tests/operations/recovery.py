@@ -37,6 +37,10 @@ def end_waiting(house: House) -> None:
             "UPDATE operation_steps s SET output = s.output || jsonb_build_object('retire_at', now())"
             " FROM operations o WHERE o.id = s.operation AND o.state = 'waiting' AND s.step = 'activate'"
         )
+        conn.execute(
+            "UPDATE operation_steps s SET output = s.output || jsonb_build_object('until', now())"
+            " FROM operations o WHERE o.id = s.operation AND o.state = 'waiting' AND s.step = 'switch'"
+        )
         conn.execute("UPDATE operations SET resume_at = now() WHERE state = 'waiting'")
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
-from psycopg import sql
 
-from tenantry import AsyncRouter
-from tenantry.errors import InvalidInput, OperationFailed, OperationOpen
-from tenantry.model import Isolation, Tenant
+from tenantry import Router
+from tenantry.errors import (
+    InvalidInput,
+    OperationFailed,
+    OperationOpen,
+    ShardNotFound,
+    StreamBroken,
+    TenantNotFound,
+    TenantSuspended,
+)
+from tenantry.hookspecs import hookimpl
+from tenantry.model import Tenant
 from tenantry.service import move as moves
 from tenantry.service import op as ops
 from tenantry.service import tenant as tenants
 from tenantry.service.control import Control
 from tests.fixtures.house import House, MakeHouse
+from tests.operations.ledger import Ledger
 
 pytestmark = pytest.mark.anyio
 
-WORKERS = 3
 _number = itertools.count(1)
 
 
@@ -40,66 +46,16 @@ async def control(town: House) -> AsyncIterator[Control]:
         yield made
 
 
-@pytest.fixture
-def neighbours(town: House) -> Iterator[Tenant]:
-    """A tenant that has nothing to do with it."""
-    if "neighbour" not in town.tenants:
-        town.tenants["neighbour"] = town.create("neighbour")
-    yield town.tenants["neighbour"]
-
-
-class Ledger:
-    """A tenant that writes all the time, and remembers what it was told has been written."""
-
-    def __init__(self, town: House, tenant: Tenant) -> None:
-        self.town = town
-        self.tenant = tenant
-        self.acknowledged: list[str] = []
-        self.failures: list[BaseException] = []
-
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[None]:
-        """Write until the block ends; no request may fail."""
-        over = asyncio.Event()
-        async with AsyncRouter(self.town.settings) as router, asyncio.TaskGroup() as group:
-            for _ in range(WORKERS):
-                group.create_task(self._write(router, over))
-            try:
-                yield
-            finally:
-                over.set()
-        assert self.failures == []
-
-    async def _write(self, router: AsyncRouter, over: asyncio.Event) -> None:
-        while not over.is_set():
-            note = f"note {next(_number)}"
-            try:
-                async with router.tenant_scope(self.tenant.slug), router.transaction() as conn:
-                    row = await (
-                        await conn.execute("INSERT INTO customers (email) VALUES (%s) RETURNING id", (note,))
-                    ).fetchone()
-                    assert row is not None
-                    await conn.execute("INSERT INTO orders (customer_id, note) VALUES (%s, %s)", (row[0], note))
-                    await conn.execute("UPDATE orders SET amount = amount + 1 WHERE note = %s", (note,))
-                self.acknowledged.append(note)
-            except Exception as error:
-                self.failures.append(error)
-                return
-
-    async def check(self) -> None:
-        """Each acknowledged row is there once, and nothing else is."""
-        async with AsyncRouter(self.town.settings) as router, router.tenant_scope(self.tenant.slug):
-            async with router.transaction() as conn:
-                rows = await (await conn.execute("SELECT note, amount FROM orders")).fetchall()
-                found = await (await conn.execute("SELECT email FROM customers")).fetchall()
-        assert sorted(note for note, _ in rows) == sorted(self.acknowledged)
-        assert {amount for _, amount in rows} <= {1}
-        assert sorted(email for (email,) in found) == sorted(self.acknowledged)
-
-
 async def a_tenant(control: Control, isolation: str, shard: str = "main") -> Tenant:
     """A new one."""
     return await tenants.create(control, f"mover-{next(_number)}", isolation=isolation, shard=shard)
+
+
+async def place(control: Control, ledger: Ledger) -> tuple[str, str, int]:
+    """Where a tenant is."""
+    placement = (await tenants.show(control, ledger.tenant.slug)).placement
+    assert placement is not None
+    return placement.isolation.value, placement.shard, placement.epoch
 
 
 async def nothing_left(control: Control, town: House) -> None:
@@ -112,7 +68,10 @@ async def nothing_left(control: Control, town: House) -> None:
             with psycopg.connect(server.dsn(name), autocommit=True) as conn:
                 assert conn.execute("SELECT pubname FROM pg_publication").fetchall() == []
                 assert conn.execute("SELECT name FROM tenantry.streams").fetchall() == []
-                query = "SELECT code, state FROM tenantry.residents WHERE state NOT IN ('open', 'suspended') OR gate IS NOT NULL"
+                query = (
+                    "SELECT code, state FROM tenantry.residents"
+                    " WHERE state NOT IN ('open', 'suspended') OR gate IS NOT NULL"
+                )
                 assert conn.execute(query).fetchall() == []
 
 
@@ -129,20 +88,144 @@ WAYS = [
 
 @pytest.mark.parametrize(("level", "shard", "to", "where"), WAYS)
 async def test_a_tenant_that_writes_moves(
-    town: House, control: Control, neighbours: Tenant, level: str, shard: str, to: str, where: str
+    town: House, control: Control, level: str, shard: str, to: str, where: str
 ) -> None:
-    tenant = await a_tenant(control, level, shard)
-    ledger = Ledger(town, tenant)
-    async with ledger.writing():
-        while len(ledger.acknowledged) < 20:  # noqa: ASYNC110 - until it has written something
-            await asyncio.sleep(0.01)
-        operation = await moves.move(control, tenant.slug, to=to, shard=where, grace=0)
-        before = len(ledger.acknowledged)
-        while len(ledger.acknowledged) < before + 20:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    ledger = Ledger(town, await a_tenant(control, level, shard))
+    with ledger.writing():
+        await asyncio.to_thread(ledger.grow)
+        operation = await moves.move(control, ledger.tenant.slug, to=to, shard=where, grace=0)
+        await asyncio.to_thread(ledger.grow)
     assert operation["state"] == "done"
-    await ledger.check()
-    now = await tenants.show(control, tenant.slug)
-    assert now.placement is not None
-    assert (now.placement.isolation, now.placement.shard, now.placement.epoch) == (to, where, 2)
+    ledger.check()
+    assert await place(control, ledger) == (to, where, 2)
     await nothing_left(control, town)
+
+
+@pytest.mark.parametrize(("level", "shard", "to", "where"), WAYS)
+async def test_a_tenant_comes_back_with_what_it_has_written_since(
+    town: House, control: Control, level: str, shard: str, to: str, where: str
+) -> None:
+    ledger = Ledger(town, await a_tenant(control, level, shard))
+    with ledger.writing():
+        await asyncio.to_thread(ledger.grow)
+        operation = await moves.move(control, ledger.tenant.slug, to=to, shard=where)
+        assert operation["state"] == "waiting"
+        assert await place(control, ledger) == (to, where, 2)
+        await asyncio.to_thread(ledger.grow)
+        with pytest.raises(OperationOpen):
+            await tenants.suspend(control, ledger.tenant.slug)
+        assert (await ops.undo(control, operation["id"]))["state"] == "undone"
+        assert await place(control, ledger) == (level, shard, 3)
+        await asyncio.to_thread(ledger.grow)
+    ledger.check()
+    await nothing_left(control, town)
+    again = await moves.move(control, ledger.tenant.slug, to=to, shard=where, grace=0)
+    assert again["state"] == "done"
+    ledger.check()
+    assert await place(control, ledger) == (to, where, 4)
+
+
+async def test_a_suspended_tenant_moves_and_stays_suspended(town: House, control: Control) -> None:
+    tenant = await a_tenant(control, "pooled")
+    await tenants.suspend(control, tenant.slug)
+    await moves.move(control, tenant.slug, to="schema", grace=0)
+    assert (await tenants.show(control, tenant.slug)).state == "suspended"
+    with Router(town.settings) as router, pytest.raises(TenantSuspended), router.tenant_scope(tenant.slug):
+        pytest.fail("it was let in")
+    await tenants.resume(control, tenant.slug)
+    ledger = Ledger(town, tenant)
+    with ledger.writing():
+        await asyncio.to_thread(ledger.grow)
+    ledger.check()
+
+
+async def test_sequences_never_fall_behind(town: House, control: Control) -> None:
+    """Neither those of a home of its own, nor those that others use."""
+    ledger = Ledger(town, await a_tenant(control, "pooled"))
+    with ledger.writing():
+        await asyncio.to_thread(ledger.grow)
+        await moves.move(control, ledger.tenant.slug, to="schema", grace=0)
+        await asyncio.to_thread(ledger.grow)
+        await moves.move(control, ledger.tenant.slug, to="pooled", shard="second", grace=0)
+        await asyncio.to_thread(ledger.grow)
+    ledger.check()
+    with Router(town.settings) as router, router.tenant_scope(ledger.tenant.slug), router.transaction() as conn:
+        assert conn.execute("SELECT count(*) = count(DISTINCT id) FROM orders").fetchone() == (True,)
+
+
+async def test_a_tenant_that_lives_there_already_is_told_so(control: Control) -> None:
+    tenant = await a_tenant(control, "pooled")
+    for options in ({}, {"to": "pooled"}, {"shard": "main"}, {"to": "pooled", "shard": "main"}):
+        with pytest.raises(InvalidInput, match="lives there already: pooled on the shard 'main'"):
+            await moves.move(control, tenant.slug, **options)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="'attic' is not an isolation"):
+        await moves.move(control, tenant.slug, to="attic")
+    with pytest.raises(InvalidInput, match="a grace period of -1 seconds"):
+        await moves.move(control, tenant.slug, to="schema", grace=-1)
+    with pytest.raises(ShardNotFound, match="'mars'"):
+        await moves.move(control, tenant.slug, shard="mars")
+    with pytest.raises(TenantNotFound):
+        await moves.move(control, "nobody", to="schema")
+
+
+async def test_what_is_in_the_way_is_said_at_once_and_the_tenant_stays(town: House, control: Control) -> None:
+    ledger = Ledger(town, await a_tenant(control, "pooled"))
+    assert ledger.tenant.placement is not None
+    with psycopg.connect(town.servers[0].dsn(ledger.tenant.placement.database), autocommit=True) as conn:
+        conn.execute("ALTER TABLE orders REPLICA IDENTITY NOTHING; ALTER TABLE customers ADD more int")
+        try:
+            with pytest.raises(OperationFailed) as caught:
+                await moves.move(control, ledger.tenant.slug, to="schema")
+        finally:
+            conn.execute("ALTER TABLE orders REPLICA IDENTITY DEFAULT; ALTER TABLE customers DROP more")
+    assert "orders can't be followed: its REPLICA IDENTITY is NOTHING" in str(caught.value)
+    assert "the column more is integer there and missing in" in str(caught.value)
+    assert await place(control, ledger) == ("pooled", "main", 1)
+    await nothing_left(control, town)
+
+
+async def test_a_table_that_is_changed_meanwhile_stops_the_move(town: House, control: Control) -> None:
+    ledger = Ledger(town, await a_tenant(control, "pooled"))
+    assert ledger.tenant.placement is not None
+    dsn = town.servers[0].dsn(ledger.tenant.placement.database)
+
+    class Change:
+        @hookimpl
+        def operation_moment(self, step: str, moment: str) -> None:
+            if (step, moment) == ("copy", "after"):
+                with psycopg.connect(dsn, autocommit=True) as conn:
+                    conn.execute("ALTER TABLE customers ADD more int")
+
+    control.engine.hooks.register(Change())
+    try:
+        with ledger.writing():
+            await asyncio.to_thread(ledger.grow)
+            with pytest.raises(StreamBroken, match="the tables have changed since the stream began"):
+                await moves.move(control, ledger.tenant.slug, to="schema")
+            await asyncio.to_thread(ledger.grow)
+    finally:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("ALTER TABLE customers DROP more")
+    ledger.check()
+    assert await place(control, ledger) == ("pooled", "main", 1)
+    await nothing_left(control, town)
+
+
+async def test_a_transaction_that_takes_long_is_not_ended(
+    town: House, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantry.operations.move._INSIDE_SECONDS", 0.2)
+    ledger = Ledger(town, await a_tenant(control, "pooled"))
+    with Router(town.settings) as router:
+        with router.tenant_scope(ledger.tenant.slug), router.transaction() as conn:
+            conn.execute("INSERT INTO customers (email) VALUES ('long')")
+            operation = await moves.move(control, ledger.tenant.slug, to="schema", grace=0)
+            assert operation["state"] == "waiting"
+            assert await place(control, ledger) == ("pooled", "main", 1)
+        ledger.acknowledged.append("long")
+    async with control.store.connection() as catalog:
+        await catalog.execute("UPDATE operations SET resume_at = now() WHERE id = %s", (operation["id"],))
+    await control.engine.work(operation["id"])
+    assert await place(control, ledger) == ("schema", "main", 2)
+    with Router(town.settings) as router, router.tenant_scope(ledger.tenant.slug), router.transaction() as conn:
+        assert conn.execute("SELECT email FROM customers").fetchall() == [("long",)]

@@ -34,6 +34,7 @@ ENTRIES = {
     "init": Entry("init", "Create a house: its catalog and the file tenantry.toml.", HOUSE),
     "doctor": Entry("doctor", "Check everything, change nothing, and say what to do about what is wrong.", HOUSE),
     "worker": Entry("house", "Finish or undo what was left open, and keep the warm pools full.", HOUSE),
+    "move": Entry("move", "Move a tenant to another level or shard while it works.", HOUSE),
     "migrate": Entry("house", "Bring every space to the template's version.", HOUSE),
     "refill": Entry("house", "Build what is missing from the warm pools.", HOUSE),
     "sql": Entry("sql", "Run SQL as one tenant, inside its wall.", HOUSE),
@@ -43,6 +44,7 @@ ENTRIES = {
     "shard": Entry("shard", "Shards: add, list, show, change, open, close.", NOUNS),
     "replica": Entry("replica", "Replicas of shards, for reads: add, list, remove.", NOUNS),
     "perimeter": Entry("perimeter", "The perimeter: plan, apply, check.", NOUNS),
+    "op": Entry("op", "Operations: list, show, undo.", NOUNS),
     "key": Entry("key", "Signing keys: list, rotate.", NOUNS),
     "local": Entry("local", "A local PostgreSQL server: start, stop, status.", NOUNS),
 }

@@ -20,6 +20,7 @@ from tenantry.operations.steps import Kind, Step, Wait, Work
 from tenantry.perimeter.binder import ADMIN
 from tenantry.placements.door import Door, DoorBusy, closed, reopen
 from tenantry.placements.levels import LEVELS, admit, dismiss, homes, new_space, refuse_taken
+from tenantry.placements.replicas import wait_until_replayed
 from tenantry.placements.space import Home, Space
 from tenantry.postgres.connect import merge_dsn
 from tenantry.stream.fit import obstacles
@@ -285,6 +286,8 @@ async def _has_left(work: Work, ends: Ends) -> bool:
 
 
 async def _let_in(work: Work, ends: Ends) -> None:
+    """Not before no replica of the old place lets anybody read there any more."""
+    await wait_until_replayed(work.estate, ends.source.space.shard)
     if not ends.is_one_database:
         await admit(work.estate, [ends.target], await _state(work))
 
