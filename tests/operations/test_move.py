@@ -211,21 +211,25 @@ async def test_a_table_that_is_changed_meanwhile_stops_the_move(town: House, con
     await nothing_left(control, town)
 
 
+@pytest.mark.parametrize("writes", [True, False])
 async def test_a_transaction_that_takes_long_is_not_ended(
-    town: House, control: Control, monkeypatch: pytest.MonkeyPatch
+    town: House, control: Control, monkeypatch: pytest.MonkeyPatch, writes: bool
 ) -> None:
+    """One that writes keeps the slot from being made, one that reads keeps the door from being closed."""
     monkeypatch.setattr("tenantry.operations.move._INSIDE_SECONDS", 0.2)
+    monkeypatch.setattr("tenantry.stream.source.SLOT_SECONDS", 0.5)
     ledger = Ledger(town, await a_tenant(control, "pooled"))
-    with Router(town.settings) as router:
-        with router.tenant_scope(ledger.tenant.slug), router.transaction() as conn:
-            conn.execute("INSERT INTO customers (email) VALUES ('long')")
-            operation = await moves.move(control, ledger.tenant.slug, to="schema", grace=0)
-            assert operation["state"] == "waiting"
-            assert await place(control, ledger) == ("pooled", "main", 1)
-        ledger.acknowledged.append("long")
+    with Router(town.settings) as router, router.tenant_scope(ledger.tenant.slug), router.transaction() as conn:
+        conn.execute("INSERT INTO customers (email) VALUES ('long')" if writes else "SELECT * FROM customers")
+        operation = await moves.move(control, ledger.tenant.slug, to="schema", grace=0)
+        assert operation["state"] == "waiting"
+        assert operation["step"] == ("check" if writes else "follow")
+        assert await place(control, ledger) == ("pooled", "main", 1)
+        conn.execute("SELECT 1")
     async with control.store.connection() as catalog:
         await catalog.execute("UPDATE operations SET resume_at = now() WHERE id = %s", (operation["id"],))
     await control.engine.work(operation["id"])
     assert await place(control, ledger) == ("schema", "main", 2)
     with Router(town.settings) as router, router.tenant_scope(ledger.tenant.slug), router.transaction() as conn:
-        assert conn.execute("SELECT email FROM customers").fetchall() == [("long",)]
+        assert conn.execute("SELECT email FROM customers").fetchall() == [("long",)] * writes
+    await nothing_left(control, town)

@@ -5,7 +5,8 @@ Until the source is cleared the tenant can be brought back, with what it has wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -28,6 +29,7 @@ from tenantry.stream.lsn import parse_lsn
 from tenantry.stream.path import Path
 from tenantry.stream.sequences import raise_sequences
 from tenantry.stream.shape import Shape
+from tenantry.stream.source import SourceBusy
 from tenantry.stream.transfer import Following, Site, Transfer
 
 _NEAR_SECONDS = 1.0
@@ -175,7 +177,8 @@ async def _check(work: Work) -> None:
 async def _copy(work: Work) -> None:
     ends = await _ends(work)
     transfer = await _there(work)
-    await transfer.begin()
+    async with _patience(work):
+        await transfer.begin()
     if ends.target.space.isolation is not Isolation.POOLED:
         shape = (await transfer.shapes())[1]
         async with transfer.target.connect() as conn:
@@ -195,10 +198,24 @@ async def _uncopy(work: Work) -> None:
 
 async def _follow(work: Work) -> None:
     """Until little is missing, and all that is there is right."""
-    async with (await _there(work)).following() as following:
+    async with _patience(work), (await _there(work)).following() as following:
         await _come_near(following)
         await following.verify()
         await _come_near(following)
+
+
+@asynccontextmanager
+async def _patience(work: Work) -> AsyncIterator[None]:
+    """Whoever has a long transaction open is not disturbed: another attempt is made later."""
+    try:
+        yield
+    except SourceBusy:
+        raise await _later(work) from None
+
+
+async def _later(work: Work) -> Wait:
+    now: datetime = (await work.store.fetch("now"))[0]["now"]
+    return Wait(now + timedelta(seconds=_AGAIN_SECONDS))
 
 
 async def _come_near(following: Following) -> None:
@@ -218,7 +235,8 @@ async def _switch(work: Work) -> None:
     if not await _has_left(work, ends):
         if not ends.is_one_database:
             await admit(work.estate, [ends.target], "arriving")
-        shape = await back.prepare() if work.args["grace"] else None
+        async with _patience(work):
+            shape = await back.prepare() if work.args["grace"] else None
         await _leave(work, ends, there, back, shape)
     await _let_in(work, ends)
 
@@ -244,8 +262,7 @@ async def _leave(work: Work, ends: Ends, there: Transfer, back: Transfer, shape:
                         return
             except DoorBusy:
                 await _come_near(following)
-    now: datetime = (await work.store.fetch("now"))[0]["now"]
-    raise Wait(now + timedelta(seconds=_AGAIN_SECONDS))
+    raise await _later(work)
 
 
 async def _change_over(ends: Ends, back: Transfer, shape: Shape | None, following: Following, door: Door) -> None:
@@ -353,7 +370,7 @@ async def _settle(work: Work) -> None:
     """Compare once more, now that the tenant writes at its new place and the old one follows."""
     await (await _there(work)).end()
     if work.args["grace"]:
-        async with (await _back(work)).following() as following:
+        async with _patience(work), (await _back(work)).following() as following:
             await following.verify()
 
 

@@ -22,7 +22,14 @@ from tenantry.stream.snapshot import SESSION
 
 log = logging.getLogger("tenantry.stream")
 
+SLOT_SECONDS = 30.0
+"""How long the making of a slot may wait for transactions that write."""
+
 _STATUS_SECONDS = 5.0
+
+
+class SourceBusy(Exception):
+    """A transaction of the server takes so long that no slot can be made now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +77,14 @@ class Source:
             await self._conn.close()
 
     async def create_slot(self, name: str, *, temporary: bool = False, snapshot: bool = True) -> Slot:
-        """Make a slot and export its snapshot. Waits until every transaction of the server that writes now has ended.
+        """Make a slot and export its snapshot, when every transaction of the server that writes now has ended.
 
         Args:
             temporary: it goes with this connection.
             snapshot: whether one is wanted; without, the connection may be used for other things afterwards.
 
         Raises:
+            SourceBusy: one of them did not end in time. The connection is closed; drop the slot.
             psycopg.Error: the server has no slot left, is not at ``wal_level = logical``, or has one of this name.
         """
         query = sql.SQL("CREATE_REPLICATION_SLOT {} {}LOGICAL pgoutput (SNAPSHOT {})").format(
@@ -84,7 +92,12 @@ class Source:
             sql.SQL("TEMPORARY " if temporary else ""),
             sql.Literal("export" if snapshot else "nothing"),
         )
-        row = await (await self._open.execute(query)).fetchone()
+        try:
+            async with asyncio.timeout(SLOT_SECONDS):
+                row = await (await self._open.execute(query)).fetchone()
+        except TimeoutError:
+            await self._open.close()
+            raise SourceBusy(f"a transaction has been running for longer than {SLOT_SECONDS:g} s") from None
         assert row is not None
         return Slot(row[0], parse_lsn(row[1]), row[2] or "")
 
