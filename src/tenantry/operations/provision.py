@@ -9,7 +9,8 @@ from tenantry.catalog.store import Conn, fetch
 from tenantry.errors import NoCapacity
 from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Work
-from tenantry.placements.levels import LEVELS, admit, dismiss, homes, new_space, refuse_taken, standing
+from tenantry.placements.levels import LEVELS, homes, new_space, standing
+from tenantry.placements.residents import refuse_taken, settle, unsettle
 from tenantry.placements.space import Space
 
 
@@ -28,7 +29,7 @@ async def _place(work: Work, conn: Conn) -> Mapping[str, Any]:
             built.append((await new_space(work.estate, conn, await _own(conn, shard), isolation)).id)
         spaces += built
     await fetch(conn, "new_placements", (tenants, spaces))
-    return {"spaces": spaces, "build": built}
+    return {"spaces": sorted(set(spaces)), "build": built}
 
 
 async def _pooled(conn: Conn, shard: str | None) -> int:
@@ -100,16 +101,18 @@ async def _unbuild(work: Work) -> None:
 
 
 async def _admit(work: Work) -> None:
-    await admit(work.estate, await homes(work.estate, work.tenants))
+    await settle(work.estate, await homes(work.estate, work.tenants))
 
 
 async def _dismiss(work: Work) -> None:
     """The database may be gone: an undoing that was interrupted begins again at its end."""
-    await dismiss(work.estate, await standing(work.estate, await homes(work.estate, work.tenants)))
+    found = await homes(work.estate, work.tenants)
+    await unsettle(work.estate, found, await standing(work.estate, found))
 
 
 async def _activate(work: Work, conn: Conn) -> None:
     await fetch(conn, "tenant_states", ("active", work.tenants))
+    await fetch(conn, "drop_reserved", (work.outputs["place"]["spaces"],))
     await fetch(conn, "audit_many", (work.actor, "tenant create", [str(each) for each in work.tenants]))
 
 

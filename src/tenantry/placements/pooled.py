@@ -59,6 +59,21 @@ async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:
     await _analyse(estate, space, shears.relations(touched))
 
 
+async def with_rows(estate: Estate, space: Space, keys: Sequence[Any] | None = None) -> list[Any]:
+    """Those of some tenants who have rows in a space. None: anybody; then not everybody is told of."""
+    column = (await estate.house()).tenant_column
+    found: set[Any] = set()
+    async with estate.admin(space.shard, space.database) as conn:
+        shears = await _read(conn, space.schema, column, keys or [])
+        for table in shears.tables.values():
+            name = sql.Identifier(column)
+            query = sql.SQL("SELECT DISTINCT {} FROM ONLY {} WHERE {} = ANY (%(keys)s)").format(name, table.name, name)
+            if keys is None:
+                query = sql.SQL("SELECT {} FROM ONLY {} LIMIT 1").format(name, table.name)
+            found |= {key for (key,) in await (await conn.execute(query, {"keys": keys})).fetchall()}
+    return sorted(found)
+
+
 async def drop(estate: Estate, space: Space) -> None:
     """A pooled space outlives its tenants."""
 

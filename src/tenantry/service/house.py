@@ -19,6 +19,7 @@ from tenantry.model import House, Isolation, KeyType, parse_identifier, shown
 from tenantry.perimeter.token import KEY_BYTES
 from tenantry.placements.levels import new_space
 from tenantry.placements.space import Space
+from tenantry.placements.sweep import sweep
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
 from tenantry.postgres.discretion import verifier
 from tenantry.service import key as keys
@@ -192,30 +193,36 @@ async def missing_homes(control: Control) -> dict[tuple[str, Isolation], int]:
     wanted = await _wanted(control)
     missing = {}
     for shard in await control.store.fetch("open_shards", {"shard": None}):
-        for level, count in wanted.items():
+        for level, (count, _) in wanted.items():
             ready = await control.store.fetch("ready_spaces", _pool(control, shard["name"], level))
             missing[shard["name"], level] = max(0, count - ready[0]["ready"])
     return missing
 
 
-async def _wanted(control: Control) -> dict[Isolation, int]:
-    wanted: dict[Isolation, int] = {}
+async def _wanted(control: Control) -> dict[Isolation, tuple[int, str]]:
+    """How many homes each level is to have, and the plan that wants most."""
+    wanted: dict[Isolation, tuple[int, str]] = {}
     for row in await control.store.fetch("plans"):
         level = Isolation(row["isolation"])
         if level is not Isolation.POOLED:
-            wanted[level] = max(wanted.get(level, 0), row["warm"])
+            wanted[level] = max(wanted.get(level, (0, "")), (row["warm"], row["name"]))
     return wanted
 
 
 async def _build(control: Control, shard: str, level: Isolation) -> bool:
     """Build one home; not if others have filled the pool meanwhile."""
-    wanted = (await _wanted(control)).get(level, 0)
+    wanted, plan = (await _wanted(control)).get(level, (0, ""))
+    key_type = (await control.store.house()).key_type
     async with control.store.transaction() as conn:
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantry refill', 0))")
         if (await fetch(conn, "ready_spaces", _pool(control, shard, level)))[0]["ready"] >= wanted:
             return False
         space = await new_space(control.estate, conn, shard, level)
-        operation = await control.engine.start(conn, "refill", {"spaces": [space.id]}, [], control.actor)
+        args: dict[str, Any] = {"spaces": [space.id]}
+        if level is Isolation.DATABASE and key_type is not KeyType.TEXT:
+            keys = [row["key"] for row in await fetch(conn, "new_keys", (key_type, 1))]
+            args |= {"keys": keys, "plan": plan}
+        operation = await control.engine.start(conn, "refill", args, [], control.actor)
     await control.engine.run(operation)
     return True
 
@@ -226,7 +233,8 @@ def _pool(control: Control, shard: str, level: Isolation) -> tuple[str, Isolatio
 
 
 async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
-    """Finish or undo what was left open, renew the signing key before it ends, refill the warm pools.
+    """Finish or undo what was left open, clear away what others had in reserve when they died, renew the signing key
+    before it ends, refill the warm pools.
 
     Returns how many operations were worked on. What fails is logged, and tried again when its time has come.
 
@@ -245,6 +253,7 @@ async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
             log.error("%s (%s)", error, error.where)
             await control.store.fetch("now")  # raises if it is the catalog that is away: every next turn would fail too
         worked += 1
+    await sweep(control.estate)
     with suppress(TenantryError):
         worked += await refill(control, until=until)
     try:

@@ -33,6 +33,8 @@ CREATE TABLE IF NOT EXISTS tenantry.residents (
   schema text NOT NULL,
   plan   text NOT NULL REFERENCES tenantry.plans
 );
+-- Schemas and databases of one tenant: nobody is let in where somebody lives.
+CREATE INDEX IF NOT EXISTS residents_homes ON tenantry.residents (schema) WHERE left(schema, 2) IN ('t_', 'd_');
 ALTER TABLE tenantry_priv.signing_keys OWNER TO tenantry_sec;
 ALTER TABLE tenantry_priv.seal_key OWNER TO tenantry_sec;
 ALTER TABLE tenantry.plans OWNER TO tenantry_sec;
