@@ -62,15 +62,15 @@ def _statement(name: str, *names: str) -> Callable[..., Awaitable[Any]]:
         names: of its first parameters, which asyncpg sometimes gives by name and sometimes not.
     """
 
-    async def call(self: Gate, *arguments: Any, **options: Any) -> Any:
+    def call(self: Gate, *arguments: Any, **options: Any) -> Awaitable[Any]:
         if self.guard is not None:
             self.guard()
         if self.due is not None:
             given = dict(zip(names, arguments, strict=False))
-            return await self._first(name, *arguments[len(given) :], **given, **options)
+            return self._first(name, *arguments[len(given) :], **given, **options)
         if self.untried and name == "bind_execute":
-            return await try_here(self, **dict(zip(names, arguments, strict=False)), **options)
-        return await self.send(name, *arguments, **options)
+            return try_here(self, **dict(zip(names, arguments, strict=False)), **options)
+        return self.send(name, *arguments, **options)
 
     return call
 
@@ -78,8 +78,8 @@ def _statement(name: str, *names: str) -> Callable[..., Awaitable[Any]]:
 def _ending(name: str) -> Callable[..., Awaitable[Any]]:
     """A method of asyncpg's protocol that puts something away, whoever's scope it is."""
 
-    async def call(self: Gate, *arguments: Any, **options: Any) -> Any:
-        return await self.send(name, *arguments, **options)
+    def call(self: Gate, *arguments: Any, **options: Any) -> Awaitable[Any]:
+        return self.send(name, *arguments, **options)
 
     return call
 
@@ -115,6 +115,7 @@ class Gate:
     untried = False
     _last_tenant: str | None = None
     _binding: Any = None
+    _last_head: tuple[object, bytes] = None, b""
     wal: Any = None
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, owner: AsyncpgConnection) -> None:
@@ -153,19 +154,16 @@ class Gate:
         if self.guard is not None and not ends:
             self.guard()
         status: str
-        if (
-            self.ended is not None
-            and self.due is None
-            and (command := query.rstrip(";")) in (wire.COMMIT, wire.ROLLBACK)
-        ):
+        command = query.rstrip(";")
+        if self.ended is not None and self.due is None and command in (wire.COMMIT, wire.ROLLBACK):
             return await end_and_tell(self, command, timeout, self.ended)
-        if self.due is not None:
-            if ends:  # of a transaction of which the server has never heard
-                self.due, self.unproven = None, False
-                return query.rstrip(";")
-            status = await self._first("query", query, timeout)
-        else:
+        if self.due is None:
             status = await self.send("query", query, timeout)
+        elif ends:  # a transaction of which the server has never heard
+            self.due, self.unproven = None, False
+            status = command
+        else:
+            status = await self._first("query", query, timeout)
         return status
 
     async def send(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -355,19 +353,16 @@ class Gate:
     def _head(self, begin: str, token: str, same: bool) -> bytes:
         name = self._binding.name
         self._witness.watch(parsed=not name)
-        statement, replica = (_BIND, False) if self.floor is None else (BIND_ON_REPLICA, True)
-        bind = wire.bind_message(name, statement, token, same=same, more=self._must())
-        return wire.begin_message(begin, replica=replica) + bind
+        asked = begin, token, same, self._must()
+        if self._last_head[0] != asked:
+            statement, replica = (_BIND, False) if self.floor is None else (BIND_ON_REPLICA, True)
+            bind = wire.bind_message(name, statement, token, same=same, more=asked[3])
+            self._last_head = asked, wire.begin_message(begin, replica=replica) + bind
+        return self._last_head[1]
 
     async def _refuse(self, error: asyncpg.PostgresError) -> None:
         """Leave the transaction that was not bound, and raise what its refusal means."""
-        explained: Exception | None = meaning(error.sqlstate, str(error.args[0]))
-        if error.sqlstate == _NO_SUCH_STATEMENT:
-            explained = DirtyBackend("SQL has dropped the prepared statements of a connection")
-        elif error.sqlstate == _NOT_SUPPORTED:
-            explained = standby()
-        if self.floor is not None and explained is None:
-            explained = ServerUnreachable(f"a replica could not bind: {error}")
+        explained = _explained(error, replica=self.floor is not None)
         if isinstance(explained, (DirtyBackend, ServerUnreachable)):
             # Without ROLLBACK: a pooler discards the server's side too if its client leaves inside a transaction.
             self._terminate()
@@ -387,6 +382,18 @@ class Gate:
         owner = self.owner()
         if owner is not None and owner.gate is self:
             owner.terminate()
+
+
+def _explained(error: asyncpg.PostgresError, *, replica: bool) -> Exception | None:
+    """What it means that a transaction was not bound, if it is known."""
+    explained: Exception | None = meaning(error.sqlstate, str(error.args[0]))
+    if error.sqlstate == _NO_SUCH_STATEMENT:
+        explained = DirtyBackend("SQL has dropped the prepared statements of a connection")
+    elif error.sqlstate == _NOT_SUPPORTED:
+        explained = standby()
+    if replica and explained is None:
+        explained = ServerUnreachable(f"a replica could not bind: {error}")
+    return explained
 
 
 def is_local(state: Any) -> bool:
@@ -508,7 +515,8 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
 
     def is_closed(self) -> bool:
         """As asyncpg's; a transaction of which the server has not heard yet can begin elsewhere."""
-        return (self.gate.due is None or self.again is None) and bool(super().is_closed())
+        closed = self._aborted or not self.gate.is_connected()
+        return closed and (self.gate.due is None or self.again is None)
 
     @property
     def is_clean(self) -> bool:

@@ -35,6 +35,7 @@ from tenantry.perimeter.replica import Ended, Floor, Log
 from tenantry.perimeter.token import Signer
 from tenantry.postgres.connect import merge_dsn
 from tenantry.postgres.discretion import hushed
+from tenantry.postgres.forks import in_child
 from tenantry.routing.replicas import Replicas, text
 from tenantry.settings import Settings, load
 
@@ -62,6 +63,10 @@ POOLER_SESSIONS = 200
 
 _PAUSES = 2 * GROW_SECONDS, 1.0
 
+_ROUTES = 2_000  # that are kept; about a kilobyte each
+_BACKENDS = 16  # of one database whose tokens are kept
+_SPARING = 6  # a token is given again for this part of its life
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -73,6 +78,9 @@ class Target:
     dsn: str = field(repr=False)
     size: int
     replica: str | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.dsn)  # which a string keeps; all fields would be gone through each time
 
     @property
     def server(self) -> tuple[str, str | None]:
@@ -116,11 +124,15 @@ class RouterCore:
         InvalidSettings: a setting is missing or wrong.
     """
 
+    _routes: tuple[FleetView | None, dict[tuple[int, bool], Route]]
+
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load()
         _check_prepares(self.settings)
         self._signers: tuple[ActiveKey, Signer] | None = None
         self._targets: tuple[FleetView | None, dict[tuple[str, str, bool, str | None], Target]] = None, {}
+        self._forget_routes()
+        in_child(self._forget_routes)  # they know the process that they were made in
         self.replicas = Replicas()
 
     def way(self, scope: Scope, tenant: Tenant, fleet: FleetView) -> Route:
@@ -178,12 +190,25 @@ class RouterCore:
         return self.replicas.last_write((current_tenant() if tenant is None else tenant).id)
 
     def route(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Route:
-        """The way to a tenant.
+        """The way to a tenant. As long as the view knows nothing new, it is the same one.
 
         Raises:
             TenantNotReady, TenantSuspended, TenantDeleted: it may not work now.
             ShardNotFound: the view does not know the shard, or its login.
         """
+        known, routes = self._routes
+        if known is not fleet or len(routes) >= _ROUTES:
+            self._routes = fleet, (routes := {})
+        key = id(tenant), mode is Mode.READ_ONLY  # a route keeps its tenant, so nobody else gets its id
+        found = routes.get(key)
+        if found is None:
+            found = routes[key] = self._route(tenant, mode, fleet)
+        return found
+
+    def _forget_routes(self) -> None:
+        self._routes = None, {}
+
+    def _route(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Route:
         target = self.target(tenant, fleet)
         mint = self.mint(tenant, target, mode, fleet)
         return Route(tenant, mode, target, fleet.signing_key(), mint, guard(tenant), self._teller(tenant, mode, fleet))
@@ -249,7 +274,7 @@ class RouterCore:
         def mint(pid: int) -> str:
             return signer.mint(code, database, role, mode=mode, epoch=epoch, pid=0 if pooler else pid)
 
-        return mint
+        return sparing(mint, self.settings.token_seconds / _SPARING)
 
     def attempts(self, route: Route) -> Attempts:
         """For one transaction that has not begun yet."""
@@ -345,6 +370,31 @@ class Teller:
     def __call__(self, asked: float, log: Log | None, committed: bool) -> None:
         wrote = committed and self._wrote
         self._replicas.ended(self._tenant, self._shard, self._seconds, asked, log, wrote=wrote)
+
+
+def sparing(mint: Mint, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> Mint:
+    """Mints no other token for a backend until the last one is so old.
+
+    A token is good for many transactions anyway, for as long as it is good at all.
+
+    Args:
+        mint: makes a new one.
+        seconds: how long the last one is given again. What is left of its life is enough for a transaction to begin.
+        clock: seconds, for tests.
+    """
+    minted: dict[int, tuple[float, str]] = {}
+
+    def again(pid: int) -> str:
+        now = clock()
+        until, token = minted.get(pid, (0.0, ""))
+        if now >= until:
+            if len(minted) >= _BACKENDS:
+                minted.clear()
+            token = mint(pid)
+            minted[pid] = now + seconds, token
+        return token
+
+    return again
 
 
 def admitted(tenant: Tenant) -> Placement:

@@ -354,7 +354,8 @@ class AsyncRoutedPool(RoutedPool):
         return place
 
     def _fleet(self) -> FleetView:
-        fleet: FleetView = await_(self.router.view.fleet())
+        view = self.router.view
+        fleet: FleetView = view.fresh_fleet() or await_(view.fleet())
         return fleet
 
     def _recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:
