@@ -6,7 +6,7 @@
 CREATE SCHEMA IF NOT EXISTS tenantry AUTHORIZATION tenantry_sec;
 CREATE SCHEMA IF NOT EXISTS tenantry_priv AUTHORIZATION tenantry_sec;
 REVOKE ALL ON SCHEMA tenantry, tenantry_priv FROM PUBLIC;
-GRANT USAGE ON SCHEMA tenantry TO tenantry_app, tenantry_owner, tenantry_operator, tenantry_admin;
+GRANT USAGE ON SCHEMA tenantry TO tenantry_app, tenantry_owner, tenantry_operator, tenantry_admin, tenantry_seek;
 GRANT USAGE ON SCHEMA tenantry_priv TO tenantry_admin;
 
 -- tables --
