@@ -68,6 +68,8 @@ def test_a_replica_that_is_lost_costs_nothing_but_itself(replicated: Replicated,
 def test_a_replica_that_was_promoted_is_none_any_more(replicated: Replicated, router: Router) -> None:
     assert is_standby(router, "reader")
     promote(replicated.standby)
+    with router.tenant_scope("reader", mode="ro"), router.transaction() as conn:
+        assert conn.execute("SELECT inet_server_port()").fetchone() == (replicated.primary.port,)
     write(router, "reader", "after")
     assert "after" in notes(router, "reader")
     with psycopg.connect(replicated.standby.dsn("app")) as conn:

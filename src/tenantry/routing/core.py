@@ -108,6 +108,13 @@ class Route:
     """Of a way to a replica: what it must have replayed."""
     age: float = 0.0
 
+    @property
+    def home(self) -> str | None:
+        """The tenant's schema, if it has one of its own in a database that it shares."""
+        placement = self.tenant.placement
+        own = placement is not None and placement.isolation is Isolation.SCHEMA
+        return placement.schema if placement is not None and own else None
+
     def bind(self, conn: BoundConnectionMixin) -> None:
         """Let a connection's next transactions be the tenant's."""
         home = admitted(self.tenant).schema

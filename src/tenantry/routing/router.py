@@ -207,7 +207,7 @@ class Router(RouterCore):
         attempts: Attempts | None = None
         while True:
             try:
-                passage = Passage(self, route, self.pools.take(route.target))
+                passage = Passage(self, route, self.pools.take(route.target, route.home))
             except ServerUnreachable as error:
                 attempts = attempts or self.attempts(route)
                 route = self.recover(error, route, attempts, lost=False)
@@ -308,7 +308,7 @@ class Passage:
             self._leave()
             self._route = self._router.recover(error, self._route, self._attempts, lost=lost)
             try:
-                self._go_on(pools.take(self._route.target))
+                self._go_on(pools.take(self._route.target, self._route.home))
                 return
             except (TenantryError, psycopg.Error) as another:
                 error = another

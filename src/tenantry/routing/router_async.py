@@ -208,7 +208,7 @@ class AsyncRouter(RouterCore):
         attempts: Attempts | None = None
         while True:
             try:
-                passage = AsyncPassage(self, route, await self.pools.take(route.target))
+                passage = AsyncPassage(self, route, await self.pools.take(route.target, route.home))
             except ServerUnreachable as error:
                 attempts = attempts or self.attempts(route)
                 route = await self.recover(error, route, attempts, lost=False)
@@ -309,7 +309,7 @@ class AsyncPassage:
             self._leave()
             self._route = await self._router.recover(error, self._route, self._attempts, lost=lost)
             try:
-                await self._go_on(await pools.take(self._route.target))
+                await self._go_on(await pools.take(self._route.target, self._route.home))
                 return
             except (TenantryError, psycopg.Error) as another:
                 error = another
