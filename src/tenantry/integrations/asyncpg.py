@@ -226,6 +226,7 @@ class Pool:
                     seconds=pools.seconds,
                     home=home,
                     pooler=self.router.settings.pooler,
+                    parameters=route.parameters,
                     init=self._init,
                     learned=self._learned,
                     server_settings=self._server_settings,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -44,13 +44,14 @@ class Router(RouterCore):
 
     Args:
         settings: of this process; None: ``tenantry.toml`` and the environment.
+        parameters: of sessions, such as ``{"TimeZone": "Europe/Berlin"}``, besides those of the settings.
 
     Raises:
-        InvalidSettings: a setting is missing or wrong.
+        InvalidSettings: a setting is missing or wrong, or a parameter is not taken.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings | None = None, *, parameters: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings, parameters=parameters)
         self.view = CatalogView(
             self.settings.catalog_dsn,
             cache_size=self.settings.cache_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -43,13 +43,14 @@ class AsyncRouter(RouterCore):
 
     Args:
         settings: of this process; None: ``tenantry.toml`` and the environment.
+        parameters: of sessions, such as ``{"TimeZone": "Europe/Berlin"}``, besides those of the settings.
 
     Raises:
-        InvalidSettings: a setting is missing or wrong.
+        InvalidSettings: a setting is missing or wrong, or a parameter is not taken.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings | None = None, *, parameters: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings, parameters=parameters)
         self.view = AsyncCatalogView(
             self.settings.catalog_dsn,
             cache_size=self.settings.cache_size,
