@@ -67,7 +67,8 @@ async def read_schemas(conn: AsyncConnection[Any], schemas: Sequence[str], colum
 
 async def _searches(conn: AsyncConnection[Any], schemas: Sequence[str], column: str) -> list[Row]:
     """The columns that seeks are asked for, each with how many tenants its table holds."""
-    found = await _rows(conn, "searches", schemas=list(schemas), column=column)
+    indexes = [row["oid"] for row in await _rows(conn, "asking", schemas=list(schemas))]
+    found = await _rows(conn, "searches", indexes=indexes, column=column) if indexes else []
     tables = {row["name"] for row in await _rows(conn, "binder_tables")} if found else set()
     crowds = await _rows(conn, "crowds") if "tenantry.residents" in tables else []
     residents = {row["schema"]: row["residents"] for row in crowds}

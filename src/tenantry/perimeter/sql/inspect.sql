@@ -217,8 +217,15 @@ SELECT p.oid::regprocedure::text AS name, r.rolname AS owner, r.rolsuper OR r.ro
                     WHERE e.classid = 'pg_catalog.pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')
  ORDER BY 1
 
+-- asking --
+-- The indexes that ask for seeks.
+SELECT x.oid
+  FROM pg_catalog.pg_class x
+ WHERE x.relkind IN ('i', 'I') AND x.relname LIKE '%%\_seek'
+   AND x.relnamespace = ANY (ARRAY (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = ANY (%(schemas)s)))
+
 -- searches --
--- The columns of indexes that ask for seeks, with each operator that an index serves and that is not leakproof.
+-- The columns of these indexes, with each operator that an index serves and that is not leakproof.
 SELECT n.nspname AS schema, c.relname AS table, c.relkind AS kind, x.relname AS index, m.amname AS method,
        i.indkey[0] = t.attnum AS leads, pg_get_expr(i.indpred, i.indrelid) AS predicate,
        k.nth, a.attname AS column, y.typname AS type, z.nspname AS type_schema, format_type(y.oid, NULL) AS type_name,
@@ -241,8 +248,7 @@ SELECT n.nspname AS schema, c.relname AS table, c.relkind AS kind, x.relname AS 
   JOIN pg_catalog.pg_amop s ON s.amopfamily = f.opcfamily AND s.amoppurpose = 's' AND s.amoplefttype = f.opcintype
   JOIN pg_catalog.pg_operator o ON o.oid = s.amopopr JOIN pg_catalog.pg_namespace w ON w.oid = o.oprnamespace
   JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode AND NOT p.proleakproof
- WHERE n.nspname = ANY (%(schemas)s) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-   AND x.relname LIKE '%%\_seek'
+ WHERE i.indexrelid = ANY (%(indexes)s::oid[]) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
  ORDER BY 1, 2, 4, k.nth, p.proname
 
 -- crowds --
