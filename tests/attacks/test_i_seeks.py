@@ -233,3 +233,20 @@ def test_i230_others_index(wall: Wall, attacker: Attacker, scan: str) -> None:
             met = [float(rows) for rows in re.findall(r"Index Scan on own_seek.*?actual rows=([\d.]+)", plan)]
             assert not any(met), plan
             assert attacker.run(query).rows == [(0,)]
+
+
+@attack(
+    "I231",
+    "What the catalog tells of an index of B's own",
+    state="residual",
+    reason="PostgreSQL's catalog is open to everybody: that a tenant with this key has an index of its own, how large"
+    " it is and how often it is used. Give tenants whose size is a secret a database",
+)
+def test_i231_catalog(wall: Wall, attacker: Attacker) -> None:
+    """pg_indexes, pg_class, pg_relation_size."""
+    index = "gin (company_id, tags) WHERE company_id = {b}"
+    wall.admin().execute(wall.fill(f"CREATE INDEX own_seek ON {{b_schema}}.customers USING {index}"))
+    own = "indexname = 'own_seek' AND schemaname = '{b_schema}'"
+    found = attacker.run(f"SELECT pg_relation_size('{{b_schema}}.own_seek'), indexdef FROM pg_indexes WHERE {own}")
+    assert wall.a.word not in found.text
+    assert str(wall.b.key) in found.text or wall.b.literal in found.text
