@@ -20,7 +20,7 @@ import psycopg
 
 from tenantry.errors import InvalidInput, TenantryError
 from tenantry.hookspecs import hookimpl
-from tenantry.postgres.lane import Lanes
+from tenantry.postgres.express import Express
 from tenantry.service import house as houses
 from tenantry.service import key as keys
 from tenantry.service import plan as plans
@@ -85,7 +85,7 @@ class Statements:
             return execute
 
         psycopg.AsyncCursor.execute = counted(psycopg.AsyncCursor.execute)  # type: ignore[assignment,method-assign]
-        Lanes.call = counted(Lanes.call)  # type: ignore[assignment,method-assign]
+        Express.call = counted(Express.call)  # type: ignore[assignment,method-assign]
 
 
 async def work(job: Mapping[str, Any]) -> dict[str, Any]:

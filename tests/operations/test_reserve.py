@@ -20,7 +20,7 @@ from tenantry.placements.warm import Reserved, Wish
 from tenantry.postgres import pool
 from tenantry.postgres.connect import merge_dsn
 from tenantry.postgres.discretion import NO_PARAMETERS
-from tenantry.postgres.lane import Lanes
+from tenantry.postgres.express import Express
 from tenantry.service import doctor
 from tenantry.service import house as houses
 from tenantry.service import plan as plans
@@ -99,20 +99,20 @@ async def works(house: House, tenant: Tenant | str) -> None:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many statements were sent: by cursors to any server, and by lanes to the catalog."""
+    """How many statements were sent: by cursors to any server, and by the express to the catalog."""
     found: Counter[str] = Counter()
-    execute, call = psycopg.AsyncCursor.execute, Lanes.call
+    execute, call = psycopg.AsyncCursor.execute, Express.call
 
     async def counted(*arguments: Any, **options: Any) -> Any:
         found["cursors"] += arguments[1] != NO_PARAMETERS  # a pool may open a connection at any moment
         return await execute(*arguments, **options)
 
     async def counted_call(*arguments: Any) -> Any:
-        found["lanes"] += 1
+        found["express"] += 1
         return await call(*arguments)
 
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", counted)
-    monkeypatch.setattr(Lanes, "call", counted_call)
+    monkeypatch.setattr(Express, "call", counted_call)
     return found
 
 
@@ -135,7 +135,7 @@ class TestOneStatement:
             await hold(control, Wish(Isolation(level), plan))
             sent.clear()
             made = await tenants.create(control, slug, plan=plan)
-            assert (sent["lanes"], sent["cursors"]) == (1, 0)
+            assert (sent["express"], sent["cursors"]) == (1, 0)
             shown = await tenants.show(control, slug)
             assert made == shown
             assert made.placement is not None
@@ -150,7 +150,7 @@ class TestOneStatement:
             sent.clear()
             for number in range(100):
                 await tenants.create(control, f"{slug}-{number}")
-        assert sent["lanes"] == 100
+        assert sent["express"] == 100
         assert sent["cursors"] < 100
 
     async def test_it_is_an_operation_that_can_be_looked_at(self, fleet: House, slug: str) -> None:
@@ -364,19 +364,19 @@ class TestDeath:
     async def test_a_connection_that_is_lost_at_the_worst_moment_makes_one_tenant(
         self, fleet: House, slug: str, monkeypatch: pytest.MonkeyPatch, done: bool
     ) -> None:
-        call = Lanes.call
+        call = Express.call
         lost: list[Any] = []
 
-        async def lose(lanes: Lanes, values: Any) -> str:
+        async def lose(express: Express, values: Any) -> str:
             if lost:
-                return await call(lanes, values)
+                return await call(express, values)
             lost.append(values)
             if done:
-                await call(lanes, values)
+                await call(express, values)
             raise psycopg.OperationalError("the server closed the connection unexpectedly")
 
         async with fleet.control() as control:
-            monkeypatch.setattr(Lanes, "call", lose)
+            monkeypatch.setattr(Express, "call", lose)
             made = await tenants.create(control, slug)
             assert made == await tenants.show(control, slug)
         assert lost

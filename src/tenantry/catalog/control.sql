@@ -121,12 +121,6 @@ SELECT s.name FROM shards s
 SELECT x.id FROM spaces x WHERE x.id = ANY (%s)
  ORDER BY (SELECT count(*) FROM placements p WHERE p.space = x.id), x.id LIMIT 1
 
--- emptiest_shard --
--- By tenants, and homes that are being built for some.
-SELECT s.name FROM shards s WHERE s.name = ANY (%s)
- ORDER BY (SELECT count(*) FROM spaces x LEFT JOIN placements p ON p.space = x.id
-            WHERE x.shard = s.name AND (x.state = 'building' OR p.tenant IS NOT NULL)), s.name LIMIT 1
-
 -- claim_ready --
 UPDATE spaces SET state = 'occupied'
  WHERE id IN (SELECT x.id FROM spaces x JOIN shards s ON s.name = x.shard

@@ -43,7 +43,7 @@ UPDATE reserved SET holder = %(me)s, until = now() + make_interval(secs => %(lea
  WHERE space IN (SELECT id FROM held) RETURNING key, space, plan, until
 
 -- give --
--- The microseconds of when it was. It is sent by lanes, which know numbered parameters only.
+-- The microseconds of when it was. It is sent by Express, which knows numbered parameters only.
 SELECT (extract(epoch FROM provision_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)) * 1000000)::bigint
 
 -- give_many --
@@ -97,3 +97,14 @@ DELETE FROM reserved WHERE space = ANY (%s) AND holder IS NULL
 
 -- new_keys --
 SELECT key FROM new_keys_v1(%s, %s) AS key
+
+-- new_spaces --
+INSERT INTO spaces (shard, database, schema, isolation, state)
+SELECT shard, database, schema, %s, %s FROM unnest(%s::text[], %s::text[], %s::text[]) AS n (shard, database, schema)
+RETURNING id, shard, database, schema, isolation, state, template
+
+-- fullness --
+-- Tenants, and homes that are being built for some.
+SELECT s.name, (SELECT count(*) FROM spaces x LEFT JOIN placements p ON p.space = x.id
+                 WHERE x.shard = s.name AND (x.state = 'building' OR p.tenant IS NOT NULL)) AS count
+  FROM shards s WHERE s.name = ANY (%s) ORDER BY s.name

@@ -19,7 +19,7 @@ from tenantry.errors import NotFound, PlanNotFound, ServerUnreachable, ShardNotF
 from tenantry.model import House, Plan, Shard, Tenant, parse_slug, shown
 from tenantry.postgres import migrate, sqlfile
 from tenantry.postgres.connect import APPLICATION_NAME, connect, shown_dsn
-from tenantry.postgres.lane import Lanes
+from tenantry.postgres.express import Express
 from tenantry.postgres.pool import Pool, make_pool, purge
 
 SCHEMA = "tenantry_catalog"
@@ -48,7 +48,7 @@ class CatalogStore:
         self.dsn = dsn
         self.seconds = seconds
         self._pool: Pool | None = None
-        self._give: Lanes | None = None
+        self._give: Express | None = None
         self._house: House | None = None
 
     async def __aenter__(self) -> Self:
@@ -62,7 +62,7 @@ class CatalogStore:
             row_factory=dict_row,
         )
         await self._pool.open()
-        self._give = Lanes(self._pool, SQL["give"])
+        self._give = Express(self._pool, SQL["give"])
         return self
 
     async def __aexit__(

@@ -18,8 +18,8 @@ async def _spaces(work: Work) -> list[Space]:
 
 async def _build(work: Work) -> None:
     spaces = await _spaces(work)
-    for space in spaces:
-        await LEVELS[space.isolation].build(work.estate, space)
+    if spaces:
+        await LEVELS[spaces[0].isolation].build(work.estate, spaces)
     await admit(work.estate, await _future(work, spaces))
 
 

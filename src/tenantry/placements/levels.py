@@ -25,8 +25,8 @@ SELECT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l
 class Level(Protocol):
     """What each level's module does. All of it may run again."""
 
-    async def build(self, estate: Estate, space: Space) -> None:
-        """Make the space, with the application's tables and the wall."""
+    async def build(self, estate: Estate, spaces: Sequence[Space]) -> None:
+        """Make the spaces, with the application's tables and the wall."""
         ...
 
     async def clear(self, estate: Estate, space: Space, homes: Sequence[Home]) -> None:
@@ -45,16 +45,18 @@ LEVELS: Mapping[Isolation, Level] = {
 }
 
 
-async def new_space(estate: Estate, conn: CatalogConn, shard: str, isolation: Isolation) -> Space:
-    """Put a space for one tenant into the catalog, to be built. Its name tells nothing of the tenant."""
+async def new_spaces(estate: Estate, conn: CatalogConn, shards: Sequence[str], isolation: Isolation) -> list[Space]:
+    """Put spaces for one tenant each into the catalog, to be built: one for each name of a shard, which may repeat.
+    Their names tell nothing of the tenants."""
     house = await estate.house()
-    name = token_hex(6)
+    names = [token_hex(6) for _ in shards]
     if isolation is Isolation.DATABASE:
-        where = (f"d_{name}", house.app_schema)
+        databases, schemas = [f"d_{name}" for name in names], [house.app_schema] * len(names)
     else:
-        shared = await fetch(conn, "pooled_space", (shard,))
-        where = (shared[0]["database"], f"t_{name}")
-    return Space.of((await fetch(conn, "new_space", (shard, *where, isolation, "building")))[0])
+        pooled_of = {name: (await fetch(conn, "pooled_space", (name,)))[0]["database"] for name in set(shards)}
+        databases, schemas = [pooled_of[shard] for shard in shards], [f"t_{name}" for name in names]
+    parameters = (isolation, "building", list(shards), databases, schemas)
+    return [Space.of(row) for row in await fetch(conn, "new_spaces", parameters)]
 
 
 async def homes(estate: Estate, tenants: Sequence[Any]) -> list[Home]:

@@ -22,8 +22,13 @@ _PASSES = 5
 _CLEARS_STATISTICS = 180000
 
 
-async def build(estate: Estate, space: Space) -> None:
-    """Make the database if it is not there, the application's tables, and the wall."""
+async def build(estate: Estate, spaces: Sequence[Space]) -> None:
+    """Make the databases that are not there, the application's tables, and the wall."""
+    for space in spaces:
+        await _build(estate, space)
+
+
+async def _build(estate: Estate, space: Space) -> None:
     async with estate.root(space.shard) as conn:
         await create_database(conn, space.database)
     async with estate.root(space.shard, space.database) as conn:

@@ -151,7 +151,9 @@ class Reserve:
         now = time.monotonic()
         async with self._estate.store.transaction() as conn:
             rows = await _hold(conn, wish, await self._parameters(wish, count, version))
-            found = [Space.of(row) for row in await fetch(conn, "spaces_by_id", ([row["space"] for row in rows],))]
+            found = [
+                Space.of(row) for row in await fetch(conn, "spaces_by_id", (list({row["space"] for row in rows}),))
+            ]
         if not rows:
             return Drawn()
         homes = await self._homes(rows, found, version, now + LEASE_SECONDS - _SPARE_SECONDS)

@@ -17,7 +17,7 @@ from tenantry.catalog.store import fetch
 from tenantry.errors import Conflict, InvalidInput, TenantryError
 from tenantry.model import House, Isolation, KeyType, parse_identifier, shown
 from tenantry.perimeter.token import KEY_BYTES
-from tenantry.placements.levels import new_space
+from tenantry.placements.levels import new_spaces
 from tenantry.placements.space import Space
 from tenantry.placements.sweep import sweep
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
@@ -29,6 +29,9 @@ log = logging.getLogger("tenantry.service")
 
 LIBRARY = "tenantry_library"
 LOGIN = "tenantry_reader"
+
+_AT_ONCE = {Isolation.SCHEMA: 25, Isolation.DATABASE: 1}
+"""Homes that one operation builds: who stops a worker waits for it."""
 
 _PLANS = (
     ("free", Isolation.POOLED, 1, {"statement_timeout": "30s", "lock_timeout": "5s"}),
@@ -177,9 +180,9 @@ async def refill(control: Control, *, until: asyncio.Event | None = None) -> int
     failed: TenantryError | None = None
     for (shard, level), count in (await missing_homes(control)).items():
         try:
-            while count > 0 and not _is_set(until) and await _build(control, shard, level):
-                built += 1
-                count -= 1
+            while count > 0 and not _is_set(until) and (more := await _build(control, shard, level, count)):
+                built += more
+                count -= more
         except TenantryError as error:
             log.error("%s (%s)", error, error.where)
             failed = failed or error
@@ -209,22 +212,24 @@ async def _wanted(control: Control) -> dict[Isolation, tuple[int, str]]:
     return wanted
 
 
-async def _build(control: Control, shard: str, level: Isolation) -> bool:
-    """Build one home; not if others have filled the pool meanwhile."""
+async def _build(control: Control, shard: str, level: Isolation, count: int) -> int:
+    """Build at most so many homes, and return how many: fewer if others have filled the pool meanwhile."""
     wanted, plan = (await _wanted(control)).get(level, (0, ""))
     key_type = (await control.store.house()).key_type
     async with control.store.transaction() as conn:
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantry refill', 0))")
-        if (await fetch(conn, "ready_spaces", _pool(control, shard, level)))[0]["ready"] >= wanted:
-            return False
-        space = await new_space(control.estate, conn, shard, level)
-        args: dict[str, Any] = {"spaces": [space.id]}
+        ready = (await fetch(conn, "ready_spaces", _pool(control, shard, level)))[0]["ready"]
+        count = max(0, min(count, wanted - ready, _AT_ONCE[level]))
+        if count == 0:
+            return 0
+        spaces = await new_spaces(control.estate, conn, [shard] * count, level)
+        args: dict[str, Any] = {"spaces": [space.id for space in spaces]}
         if level is Isolation.DATABASE and key_type is not KeyType.TEXT:
-            keys = [row["key"] for row in await fetch(conn, "new_keys", (key_type, 1))]
+            keys = [row["key"] for row in await fetch(conn, "new_keys", (key_type, count))]
             args |= {"keys": keys, "plan": plan}
         operation = await control.engine.start(conn, "refill", args, [], control.actor)
     await control.engine.run(operation)
-    return True
+    return count
 
 
 def _pool(control: Control, shard: str, level: Isolation) -> tuple[str, Isolation, str]:

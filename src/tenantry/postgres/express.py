@@ -1,4 +1,4 @@
-"""Lanes: connections of a pool that are kept for one statement, which is sent so often that each microsecond counts."""
+"""Connections of a pool that are kept for one statement, which is sent so often that each microsecond counts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from psycopg.abc import PQGen
 
 from tenantry.postgres.pool import Pool, PooledConnection
 
-_LANES = 4
-_NAME = b"tenantry_lane"
+_MOST = 4
+_NAME = b"tenantry_express"
 
 
-class Lanes:
+class Express:
     """A statement that is prepared once per connection, and sent without what a cursor does for any statement.
 
     A connection is not asked before whether it lives, as the pool does: whoever uses this must be able to find out what
@@ -28,7 +28,7 @@ class Lanes:
     def __init__(self, pool: Pool, statement: str) -> None:
         self._pool = pool
         self._statement = statement.encode()
-        self._room = asyncio.Semaphore(_LANES)
+        self._room = asyncio.Semaphore(_MOST)
         self._free: list[PooledConnection] = []
 
     async def call(self, values: Sequence[str | None]) -> str:
