@@ -11,8 +11,9 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import BigInteger, Column, MetaData, Table, Text, select
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import BigInteger, Text, select
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from benchmarks._harness import Report, Side
 from tenantry import AsyncRouter, Settings, Tenant
@@ -24,16 +25,31 @@ BATCH = 50
 """Transactions for which the loop is entered once."""
 
 _QUERY = "SELECT note FROM orders WHERE tenant_id = $1 AND id = $2"
-_ORDERS = Table("orders", MetaData(), Column("tenant_id", BigInteger), Column("id", BigInteger), Column("note", Text))
+
+
+class Base(DeclarativeBase):
+    """The model's base."""
+
+
+class Order(Base):
+    """The table of the benchmark."""
+
+    __tablename__ = "orders"
+    tenant_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    note: Mapped[str] = mapped_column(Text)
+
+
+_ORDERS = Order.__table__
 _CORE = select(_ORDERS.c.note).where(_ORDERS.c.tenant_id == 3, _ORDERS.c.id == 500)
 
 
 def by_asyncpg(made: Report, settings: Settings, mine: Tenant, bare: str, where: str, *, calls: int) -> None:
-    """asyncpg through its pools, and under SQLAlchemy Core."""
+    """asyncpg through its pools, and under SQLAlchemy, Core and ORM."""
     with asyncio.Runner() as runner:
         router = runner.run(AsyncRouter(settings).open())
         _driver(made, runner, router, mine, bare, where, calls)
-        _core(made, runner, router, mine, bare, where, calls // 2)
+        _alchemy(made, runner, router, mine, bare, where, calls // 2)
         runner.run(router.close())
 
 
@@ -62,7 +78,7 @@ def _driver(
     runner.run(plain_pool.close())
 
 
-def _core(
+def _alchemy(
     made: Report, runner: asyncio.Runner, router: AsyncRouter, mine: Tenant, bare: str, where: str, calls: int
 ) -> None:
     engine = create_tenant_engine(router, driver="asyncpg")
@@ -77,8 +93,19 @@ def _core(
         async with plain_engine.begin() as conn:
             return await conn.scalar(_CORE)
 
-    sides = [_batch(runner, side) for side in (bound, plain)]
-    made.compare(f"SQLAlchemy Core on asyncpg, {where}", *sides, calls=calls // BATCH, batch=BATCH, goal=1.15)
+    async def bound_orm() -> object:
+        with tenant_scope(mine):
+            async with AsyncSession(engine) as session, session.begin():
+                return (await session.scalars(select(Order).where(Order.id == 500))).one().note
+
+    async def plain_orm() -> object:
+        async with AsyncSession(plain_engine) as session, session.begin():
+            wanted = select(Order).where(Order.tenant_id == 3, Order.id == 500)
+            return (await session.scalars(wanted)).one().note
+
+    for what, ours, other in (("Core", bound, plain), ("ORM", bound_orm, plain_orm)):
+        sides = [_batch(runner, side) for side in (ours, other)]
+        made.compare(f"SQLAlchemy {what} on asyncpg, {where}", *sides, calls=calls // BATCH, batch=BATCH, goal=1.15)
     runner.run(engine.dispose())
     runner.run(plain_engine.dispose())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -46,8 +46,9 @@ _innermost: ContextVar[_Open | None] = ContextVar("tenantry_scope", default=None
 _left: ContextVar[tuple[_Open, ...]] = ContextVar("tenantry_left", default=())
 
 
-@contextmanager
-def tenant_scope(tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE, after: str | None = None) -> Iterator[Tenant]:
+def tenant_scope(
+    tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE, after: str | None = None
+) -> AbstractContextManager[Tenant]:
     """Work for a tenant until the block ends; then for the one before.
 
     Args:
@@ -64,11 +65,24 @@ def tenant_scope(tenant: Tenant, *, mode: Mode | str = Mode.READ_WRITE, after: s
             f"tenant_scope() takes a Tenant, not {type(tenant).__name__}",
             hint="look it up with router.find(slug), or use router.tenant_scope(slug)",
         )
-    entered = _enter(Scope(tenant, Mode(mode), after))
-    try:
-        yield tenant
-    finally:
-        _leave(entered)
+    return _Block(Scope(tenant, mode if isinstance(mode, Mode) else Mode(mode), after))
+
+
+class _Block(AbstractContextManager[Tenant]):
+    """A block of :func:`tenant_scope`. Each request has at least one, and a generator would cost it more."""
+
+    __slots__ = ("_entered", "_scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._entered: list[_Open] = []
+
+    def __enter__(self) -> Tenant:
+        self._entered.append(_enter(self._scope))
+        return self._scope.tenant
+
+    def __exit__(self, *error: object) -> None:
+        _leave(self._entered.pop())
 
 
 @contextmanager

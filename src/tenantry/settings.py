@@ -60,6 +60,11 @@ class Settings(BaseSettings):
         le=10,
         description="How long a replica may take to replay what a read must see, seconds; then the primary answers.",
     )
+    parameters: dict[str, str] = Field(
+        default_factory=dict,
+        description="Session parameters of the application's transactions, such as TimeZone: a table in the file, JSON "
+        "in the environment.",
+    )
     connect_seconds: float = Field(default=5.0, gt=0, description="How long to wait for a server to answer, seconds.")
 
     @classmethod

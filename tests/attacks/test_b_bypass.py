@@ -35,7 +35,14 @@ def test_i023_attributes(attacker: Attacker) -> None:
     [
         *(
             (f"SET ROLE {role}", "42501")
-            for role in ("postgres", "tenantry_owner", "tenantry_sec", "tenantry_admin", "tenantry_operator")
+            for role in (
+                "postgres",
+                "tenantry_owner",
+                "tenantry_sec",
+                "tenantry_seek",
+                "tenantry_admin",
+                "tenantry_operator",
+            )
         ),
         ("SET LOCAL ROLE tenantry_owner", "42501"),
         ("SELECT set_config('role', 'tenantry_owner', true)", "42501"),

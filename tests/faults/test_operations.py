@@ -25,12 +25,14 @@ from tests.operations.recovery import expire, recover
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 _numbers = count(1)
+_keys = count(5_000_000)
 
 Verb = Callable[[Control, str], Awaitable[Any]]
 
 
 async def create(control: Control, slug: str, isolation: str = "pooled") -> None:
-    await tenants.create(control, slug, isolation=isolation)
+    """By the steps of an operation: whoever brings no key is given a home in reserve."""
+    await tenants.create(control, slug, isolation=isolation, key=next(_keys))
 
 
 async def create_database(control: Control, slug: str) -> None:
@@ -148,7 +150,7 @@ async def test_a_shard_that_stays_away_costs_a_new_tenant_its_slug_for_a_while_o
     async with site.house.control() as control:
         control.engine.hooks.register(Crash(site.shard, "provision", "admit", "before"))
         with pytest.raises(OperationFailed):
-            await tenants.create(control, "unlucky")
+            await tenants.create(control, "unlucky", key=next(_keys))
         with catalog(site.house) as conn:
             conn.execute("UPDATE operations SET attempt = 5 WHERE state = 'pending'")
         for _ in range(2):

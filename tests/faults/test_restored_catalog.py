@@ -23,6 +23,7 @@ from tenantry.service import key as keys
 from tenantry.service import plan as plans
 from tenantry.service import tenant as tenants
 from tenantry.service.check import Check, Status
+from tenantry.service.tenant import NewTenant
 from tests.docs.test_faults import forgotten_tenant
 from tests.fixtures.house import House, MakeOwn
 from tests.operations.invariants import catalog
@@ -104,14 +105,16 @@ async def test_an_application_that_remembers_a_forgotten_tenant_serves_it_and_no
 
 
 async def test_a_new_tenant_does_not_get_the_key_of_a_forgotten_one(house: House) -> None:
-    """The sequence of keys has gone back with the rest."""
+    """The sequence of keys has gone back with the rest: they are passed over. Who asks for one is refused."""
     late = {house.tenants[slug].key for slug in ("late", "late-schema")}
     async with house.control() as control:
         for key in late:
             with pytest.raises(KeyTaken, match="a resident that the catalog does not know") as caught:
-                await tenants.create(control, f"new-{key}")
+                await tenants.create(control, f"new-{key}", key=key)
             assert "tenantry doctor" in str(caught.value.hint)
         made = await tenants.create(control, "new")
+        many = await tenants.create_many(control, [NewTenant(f"many-{n}") for n in range(5)])
+        assert late.isdisjoint(each.key for each in many)
         assert made.key not in late
         assert await control.engine.unfinished() == []
     async with AsyncRouter(house.settings) as router:

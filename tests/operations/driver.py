@@ -20,6 +20,7 @@ import psycopg
 
 from tenantry.errors import InvalidInput, TenantryError
 from tenantry.hookspecs import hookimpl
+from tenantry.postgres.express import Express
 from tenantry.service import house as houses
 from tenantry.service import key as keys
 from tenantry.service import move as moves
@@ -77,15 +78,18 @@ class Statements:
 
     def __init__(self, number: int, what: str) -> None:
         self.sent = 0
-        original = psycopg.AsyncCursor.execute
 
-        async def execute(cursor: Any, *arguments: Any, **options: Any) -> Any:
-            self.sent += 1
-            if self.sent == number:
-                do(what)
-            return await original(cursor, *arguments, **options)
+        def counted(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def execute(*arguments: Any, **options: Any) -> Any:
+                self.sent += 1
+                if self.sent == number:
+                    do(what)
+                return await original(*arguments, **options)
 
-        psycopg.AsyncCursor.execute = execute  # type: ignore[assignment,method-assign]
+            return execute
+
+        psycopg.AsyncCursor.execute = counted(psycopg.AsyncCursor.execute)  # type: ignore[assignment,method-assign]
+        Express.call = counted(Express.call)  # type: ignore[assignment,method-assign]
 
 
 async def work(job: Mapping[str, Any]) -> dict[str, Any]:

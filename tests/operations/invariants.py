@@ -54,6 +54,12 @@ def _catalog(conn: psycopg.Connection[Row]) -> Iterable[str]:
         yield f"operation {row['id']} ({row['kind']}) is {row['state']} after {row['step']}"
     for row in _rows(conn, "SELECT slug FROM tenants WHERE state = 'provisioning'"):
         yield f"tenant {row['slug']} hangs in provisioning"
+    for row in _rows(
+        conn,
+        "SELECT r.key, s.state FROM reserved r JOIN spaces s ON s.id = r.space"
+        " WHERE r.holder IS NOT NULL OR s.state <> 'ready' OR s.isolation <> 'database'",
+    ):
+        yield f"the key {row['key']} is in reserve, its home is {row['state']}"
     if _rows(conn, "SELECT FROM operation_tenants"):
         yield "a tenant is held by an operation that has ended"
     for row in _rows(
@@ -112,10 +118,33 @@ def _database(
         name,
     )
     expected = {_code(row["key"], key_type): {**row, "state": RESIDENT_STATES[row["state"]]} for row in tenants}
+    own = {
+        _code(row["key"], key_type): row["database"]
+        for row in _rows(
+            conn,
+            "SELECT t.key, s.database FROM tenants t JOIN placements p ON p.tenant = t.id"
+            " JOIN spaces s ON s.id = p.space WHERE s.shard = %s AND s.isolation = 'database'",
+            shard,
+        )
+    }
     standing = {
         row.pop("code"): row
         for row in _rows(database, "SELECT code, state, plan, epoch, schema FROM tenantry.residents")
     }
+    if any(space["isolation"] == "pooled" for space in spaces):  # it knows who lives in the others
+        listed = {code: row["schema"] for code, row in standing.items() if row["state"] == "moved"}
+        standing = {code: row for code, row in standing.items() if row["state"] != "moved"}
+        if listed != own:
+            yield f"it believes that {listed} live in databases of their own, should be {own}"
+    for row in _rows(
+        conn,
+        "SELECT r.key FROM reserved r JOIN spaces s ON s.id = r.space WHERE s.database = %s AND s.shard = %s",
+        name,
+        shard,
+    ):
+        resident = standing.pop(_code(row["key"], key_type), None)
+        if resident is None or (resident["state"], resident["epoch"]) != ("open", 1):
+            yield f"the key {row['key']} is in reserve, its resident is {resident}"
     for code in sorted(expected.keys() ^ standing.keys()):
         yield f"{code} is {'a resident' if code in standing else 'missing among the residents'}"
     for code in sorted(expected.keys() & standing.keys()):

@@ -27,6 +27,7 @@ def expire(house: House) -> None:
             "UPDATE operations SET lease_until = least(lease_until, now()), resume_at = least(resume_at, now())"
             " WHERE state IN ('running', 'undoing', 'pending')"
         )
+        conn.execute("UPDATE reserved SET until = now() - interval '1 second' WHERE until > now()")
 
 
 def end_waiting(house: House) -> None:

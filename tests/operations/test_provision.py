@@ -291,11 +291,11 @@ class TestWarm:
             run(fleet, "UPDATE spaces SET template = 'older' WHERE state = 'ready'")
             bring_up = control.estate.bring_up
 
-            async def claim_first(space: Any) -> None:
+            async def claim_first(space: Any) -> Any:
                 run(fleet, "UPDATE spaces SET template = %s WHERE id = %s", control.estate.template.version(), space.id)
                 if space.isolation is Isolation.SCHEMA:
                     await tenants.create(other, f"between-{space.id}", isolation="schema", shard=space.shard)
-                await bring_up(space)
+                return await bring_up(space)
 
             control.estate.bring_up = claim_first  # type: ignore[method-assign]
             await houses.migrate(control)

@@ -44,6 +44,12 @@ def router(replicated: Replicated) -> Iterator[Router]:
         yield made
 
 
+def believe(router: Router, what: Replicas) -> None:
+    """Let a router start anew with what it knows of replicas."""
+    router.replicas = what
+    router._forget_routes()
+
+
 class Later:
     """A clock that can be moved ahead."""
 
@@ -58,7 +64,7 @@ def test_a_replica_that_is_lost_costs_nothing_but_itself(replicated: Replicated,
     replicated.standby.crash()
     for _ in range(3):
         assert not is_standby(router, "reader")
-    router.replicas = Replicas()  # as if it had been left alone for long enough
+    believe(router, Replicas())  # as if it had been left alone for long enough
     replicated.standby.start()
     assert not is_standby(router, "reader")
     replicated.catch_up()
@@ -68,6 +74,8 @@ def test_a_replica_that_is_lost_costs_nothing_but_itself(replicated: Replicated,
 def test_a_replica_that_was_promoted_is_none_any_more(replicated: Replicated, router: Router) -> None:
     assert is_standby(router, "reader")
     promote(replicated.standby)
+    with router.tenant_scope("reader", mode="ro"), router.transaction() as conn:
+        assert conn.execute("SELECT inet_server_port()").fetchone() == (replicated.primary.port,)
     write(router, "reader", "after")
     assert "after" in notes(router, "reader")
     with psycopg.connect(replicated.standby.dsn("app")) as conn:
@@ -76,7 +84,7 @@ def test_a_replica_that_was_promoted_is_none_any_more(replicated: Replicated, ro
 
 def test_reads_are_never_older_than_the_plan_says(replicated: Replicated, router: Router) -> None:
     later = Later()
-    router.replicas = Replicas(clock=later)
+    believe(router, Replicas(clock=later))
     notes(router, "reader")
     with replicated.paused():
         write(router, "other", "news")
@@ -92,7 +100,7 @@ def test_a_tenant_that_does_not_live_here_any_more_is_not_served_by_what_is_old(
 ) -> None:
     """A process that has not heard of it: the replica refuses, or is too old to be asked."""
     later = Later()
-    router.replicas = Replicas(clock=later)
+    believe(router, Replicas(clock=later))
     notes(router, "reader")
     stale = Scope(router.find("reader"), Mode.READ_ONLY)
     fleet = router.view.fleet()
@@ -118,7 +126,7 @@ def test_a_tenant_that_does_not_live_here_any_more_is_not_served_by_what_is_old(
         with pytest.raises(TenantSuspended):
             read()
     replicated.catch_up()
-    router.replicas = Replicas()
+    believe(router, Replicas())
     router.replicas.ended(stale.tenant.id, "main", 600, time.monotonic(), ("0/1", "0/1"), wrote=False)
     with pytest.raises(TenantSuspended):
         read()

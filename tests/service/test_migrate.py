@@ -356,7 +356,7 @@ async def test_a_home_is_migrated_by_one_at_a_time(make_own: MakeOwn, applicatio
     house = await make_own(template=application.spec)
     application.release(NOTES)
     entered = asyncio.Event()
-    tasks: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[Any]] = []
     async with house.control() as control, house.control() as other:
         space = Space.of((await control.store.fetch("pooled_space", ("main",)))[0])
 

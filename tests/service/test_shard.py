@@ -25,7 +25,7 @@ from tests.operations.invariants import catalog
 
 pytestmark = pytest.mark.anyio
 
-ROLES = ("tenantry_app", "tenantry_admin", "tenantry_operator", "tenantry_owner", "tenantry_sec")
+ROLES = ("tenantry_app", "tenantry_admin", "tenantry_operator", "tenantry_owner", "tenantry_sec", "tenantry_seek")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,8 @@ SELECT name, dsn, state, binding, dedicated, created_at FROM shards WHERE name =
 -- shards --
 SELECT s.name, s.dsn, s.state, s.binding, s.dedicated, s.created_at,
        (SELECT count(*) FROM placements p JOIN spaces x ON x.id = p.space WHERE x.shard = s.name) AS tenants,
-       (SELECT count(*) FROM spaces x WHERE x.shard = s.name AND x.state = 'ready' AND x.isolation <> 'pooled') AS warm
+       (SELECT count(*) FROM spaces x WHERE x.shard = s.name AND x.state IN ('ready', 'reserved')
+           AND x.isolation <> 'pooled') AS warm
   FROM shards s ORDER BY s.name
 
 -- new_shard --
@@ -79,7 +80,7 @@ SELECT id, shard, database, schema, isolation, state, template FROM spaces WHERE
 
 -- spaces --
 SELECT id, shard, database, schema, isolation, state, template FROM spaces
- WHERE state IN ('ready', 'occupied', 'template') ORDER BY shard, database, schema
+ WHERE state IN ('ready', 'reserved', 'occupied', 'template') ORDER BY shard, database, schema
 
 -- pooled_space --
 SELECT id, shard, database, schema, isolation, state, template FROM spaces WHERE shard = %s AND isolation = 'pooled'
@@ -120,12 +121,6 @@ SELECT s.name FROM shards s
 SELECT x.id FROM spaces x WHERE x.id = ANY (%s)
  ORDER BY (SELECT count(*) FROM placements p WHERE p.space = x.id), x.id LIMIT 1
 
--- emptiest_shard --
--- By tenants, and homes that are being built for some.
-SELECT s.name FROM shards s WHERE s.name = ANY (%s)
- ORDER BY (SELECT count(*) FROM spaces x LEFT JOIN placements p ON p.space = x.id
-            WHERE x.shard = s.name AND (x.state = 'building' OR p.tenant IS NOT NULL)), s.name LIMIT 1
-
 -- claim_ready --
 UPDATE spaces SET state = 'occupied'
  WHERE id IN (SELECT x.id FROM spaces x JOIN shards s ON s.name = x.shard
@@ -136,7 +131,7 @@ RETURNING id
 
 -- ready_spaces --
 SELECT count(*) AS ready FROM spaces
- WHERE shard = %s AND isolation = %s AND (state = 'building' OR (state = 'ready' AND template = %s))
+ WHERE shard = %s AND isolation = %s AND (state = 'building' OR (state IN ('ready', 'reserved') AND template = %s))
 
 -- tenant_by_slug --
 SELECT id, key, slug, name, plan, state, created_at, shard, database, schema, isolation, epoch
@@ -154,11 +149,12 @@ SELECT id, key, slug, name, plan, state, created_at, shard, database, schema, is
 SELECT id, key, slug, name, plan, state, created_at, shard, database, schema, isolation, epoch
   FROM library_tenants WHERE id = ANY (%s)
 
--- new_keys --
-SELECT nextval('tenant_keys') AS key FROM generate_series(1, %s)
-
 -- taken --
-SELECT slug, key, state FROM tenants WHERE (slug = ANY (%s) AND state <> 'deleted') OR key = ANY (%s)
+SELECT slug, key FROM tenants WHERE slug = ANY (%(slugs)s) AND state <> 'deleted'
+ UNION ALL
+SELECT NULL, key FROM tenants WHERE key = ANY (%(keys)s)
+ UNION ALL
+SELECT NULL, key FROM reserved WHERE key = ANY (%(keys)s)
 
 -- new_tenants --
 INSERT INTO tenants (id, key, slug, name, plan, state)
@@ -203,7 +199,10 @@ SELECT t.id, t.key, t.slug, t.plan, p.epoch, s.id AS space, s.shard, s.database,
 SELECT t.key, t.slug, t.state, p.epoch, s.database,
        EXISTS (SELECT FROM operation_tenants o WHERE o.tenant = t.id) AS busy
   FROM tenants t JOIN placements p ON p.tenant = t.id JOIN spaces s ON s.id = p.space
- WHERE s.shard = %s
+ WHERE s.shard = %(shard)s
+ UNION ALL
+SELECT r.key, '(nobody yet)', 'active', 1, s.database, r.holder IS NOT NULL
+  FROM reserved r JOIN spaces s ON s.id = r.space WHERE s.shard = %(shard)s
 
 -- delete_after --
 SELECT max(delete_after) AS delete_after FROM tenants WHERE id = ANY (%s)

@@ -77,7 +77,7 @@ CREATE TABLE spaces (
   CONSTRAINT spaces_pkey PRIMARY KEY (id),
   CONSTRAINT spaces_shard_database_schema_key UNIQUE (shard, database, schema),
   CONSTRAINT spaces_isolation_check CHECK (isolation IN ('pooled', 'schema', 'database')),
-  CONSTRAINT spaces_state_check CHECK (state IN ('building', 'ready', 'occupied', 'template')),
+  CONSTRAINT spaces_state_check CHECK (state IN ('building', 'ready', 'reserved', 'occupied', 'template')),
   CONSTRAINT spaces_shard_fkey FOREIGN KEY (shard) REFERENCES shards(name)
 );
 CREATE INDEX spaces_ready ON spaces (isolation, shard, id) WHERE state = 'ready';
@@ -193,6 +193,19 @@ CREATE TABLE replicas (
   CONSTRAINT replicas_shard_fkey FOREIGN KEY (shard) REFERENCES shards(name) ON DELETE CASCADE
 );
 
+CREATE TABLE reserved (
+  key    text        NOT NULL,
+  space  bigint      NOT NULL,
+  plan   text        NOT NULL,
+  holder text,
+  until  timestamptz,
+  CONSTRAINT reserved_pkey PRIMARY KEY (key),
+  CONSTRAINT reserved_check CHECK ((holder IS NULL) = (until IS NULL)),
+  CONSTRAINT reserved_space_fkey FOREIGN KEY (space) REFERENCES spaces(id) ON DELETE CASCADE
+);
+CREATE INDEX reserved_space ON reserved (space);
+CREATE INDEX reserved_until ON reserved (until);
+
 CREATE VIEW library_shards WITH (security_barrier=true) AS
 SELECT s.name, s.dsn, s.state, s.binding, s.dedicated, s.created_at, c.role, c.password
 FROM shards s
@@ -243,6 +256,91 @@ BEGIN
   RETURN NULL;
 END $$;
 
+CREATE FUNCTION new_keys_v1(kind text, wanted integer) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+  missing int := wanted;
+  step int := wanted;
+  found int;
+BEGIN
+  IF kind <> 'bigint' THEN
+    RETURN QUERY SELECT gen_random_uuid()::text FROM generate_series(1, wanted);
+    RETURN;
+  END IF;
+  WHILE missing > 0 LOOP
+    RETURN QUERY
+      SELECT n.key FROM (SELECT nextval('tenant_keys')::text AS key FROM generate_series(1, step)) n
+       WHERE NOT EXISTS (SELECT FROM tenants t WHERE t.key = n.key)
+         AND NOT EXISTS (SELECT FROM reserved r WHERE r.key = n.key)
+       LIMIT missing;
+    GET DIAGNOSTICS found = ROW_COUNT;
+    missing := missing - found;
+    step := least(step * 2, 100000);
+  END LOOP;
+END $$;
+
+CREATE FUNCTION provision_v1(new_id uuid, new_key text, new_slug text, new_name text, new_plan text, chosen boolean, version text, me text, who text) RETURNS timestamp with time zone LANGUAGE plpgsql SET plan_cache_mode TO 'force_generic_plan' AS $$
+DECLARE
+  home bigint;
+  isolation text;
+  operation bigint;
+BEGIN
+  DELETE FROM reserved r USING spaces x, shards s, plans p
+   WHERE r.key = new_key AND r.holder = me AND r.until > now()
+     AND x.id = r.space AND s.name = x.shard AND s.state = 'open' AND (x.isolation = 'pooled' OR x.template = version)
+     AND p.name = new_plan AND (chosen OR p.isolation = x.isolation)
+  RETURNING r.space, x.isolation INTO home, isolation;
+  IF home IS NULL THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN010', MESSAGE = 'tenantry: the home is not in reserve any more';
+  END IF;
+  IF isolation <> 'pooled' THEN
+    UPDATE spaces SET state = 'occupied' WHERE id = home;
+  END IF;
+  INSERT INTO tenants (id, key, slug, name, plan, state)
+  VALUES (new_id, new_key, new_slug, new_name, new_plan, 'active');
+  INSERT INTO placements (tenant, space, epoch) VALUES (new_id, home, 1);
+  INSERT INTO operations (kind, state, args, actor, step, finished_at)
+  VALUES ('provision', 'done', jsonb_build_object('tenants', ARRAY[new_id]), who, 'give', now())
+  RETURNING id INTO operation;
+  INSERT INTO operation_steps (operation, step, output)
+  VALUES (operation, 'give', jsonb_build_object('spaces', ARRAY[home]));
+  INSERT INTO audit_log (actor, action, subject) VALUES (who, 'tenant create', new_id::text);
+  RETURN now();
+END $$;
+
+CREATE FUNCTION provision_many_v1(ids uuid[], keys text[], slugs text[], names text[], plan_names text[], chosen boolean, version text, me text, who text) RETURNS timestamp with time zone LANGUAGE plpgsql AS $$
+DECLARE
+  given int;
+  homes bigint[];
+  operation bigint;
+BEGIN
+  WITH given AS (
+    DELETE FROM reserved r USING spaces x, shards s
+     WHERE r.key = ANY (keys) AND r.holder = me AND r.until > now()
+       AND x.id = r.space AND s.name = x.shard AND s.state = 'open' AND (x.isolation = 'pooled' OR x.template = version)
+    RETURNING r.key, r.space, x.isolation
+  ), occupied AS (
+    UPDATE spaces SET state = 'occupied' WHERE id IN (SELECT space FROM given WHERE given.isolation <> 'pooled')
+  ), made AS (
+    INSERT INTO tenants (id, key, slug, name, plan, state)
+    SELECT n.*, 'active' FROM unnest(ids, keys, slugs, names, plan_names) AS n
+  ), placed AS (
+    INSERT INTO placements (tenant, space, epoch)
+    SELECT n.id, g.space, 1
+      FROM unnest(ids, keys, plan_names) AS n (id, key, plan) JOIN given g ON g.key = n.key JOIN plans p ON p.name = n.plan
+     WHERE chosen OR p.isolation = g.isolation
+    RETURNING space
+  )
+  SELECT count(*), array_agg(DISTINCT space) INTO given, homes FROM placed;
+  IF given < cardinality(ids) THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN010', MESSAGE = 'tenantry: the homes are not in reserve any more';
+  END IF;
+  INSERT INTO operations (kind, state, args, actor, step, finished_at)
+  VALUES ('provision', 'done', jsonb_build_object('tenants', ids), who, 'give', now()) RETURNING id INTO operation;
+  INSERT INTO operation_steps (operation, step, output) VALUES (operation, 'give', jsonb_build_object('spaces', homes));
+  INSERT INTO audit_log (actor, action, subject) SELECT who, 'tenant create', unnest(ids)::text;
+  RETURN now();
+END $$;
+
 CREATE TRIGGER announce AFTER INSERT OR DELETE OR UPDATE ON plans
   FOR EACH STATEMENT EXECUTE FUNCTION announce_fleet();
 CREATE TRIGGER announce AFTER INSERT OR DELETE OR UPDATE ON shards
@@ -286,4 +384,5 @@ INSERT INTO tenantry_migrations (number, name, checksum) VALUES
   (2, 'operations', '0456117040da5c3c9ade0542d918e692f959db87613fd4740374c28696ca43b5'),
   (3, 'library', '7c94e7e4b92286a240d38cc0258842ce4c77079f3d26b8c92fc37a9fcb1efc32'),
   (4, 'barriers', '54c2ed69e2f57db341605b6d6c811f5d3f2966ef870570cf552f9967b9bdd447'),
-  (5, 'replicas', 'cbecb5b2149ac2946f2c50d74a6c28ef13832b5f4b4d421b342d9bfc1f09807b');
+  (5, 'replicas', 'cbecb5b2149ac2946f2c50d74a6c28ef13832b5f4b4d421b342d9bfc1f09807b'),
+  (6, 'reserve', '2124851e07f2467b5b0f5b8c24159d13aa3cafdfb2c44aafdd8a29ce6e2407ce');

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from types import TracebackType
 from typing import Any, Self
@@ -18,12 +19,15 @@ from tenantry.errors import NotFound, PlanNotFound, ServerUnreachable, ShardNotF
 from tenantry.model import House, Plan, Shard, Tenant, parse_slug, shown
 from tenantry.postgres import migrate, sqlfile
 from tenantry.postgres.connect import APPLICATION_NAME, connect, shown_dsn
+from tenantry.postgres.express import Express
 from tenantry.postgres.pool import Pool, make_pool, purge
 
 SCHEMA = "tenantry_catalog"
-SQL = sqlfile.load("tenantry.catalog", "control.sql")
+SQL = {**sqlfile.load("tenantry.catalog", "control.sql"), **sqlfile.load("tenantry.catalog", "reserve.sql")}
 
 Conn = AsyncConnection[DictRow]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -44,6 +48,7 @@ class CatalogStore:
         self.dsn = dsn
         self.seconds = seconds
         self._pool: Pool | None = None
+        self._give: Express | None = None
         self._house: House | None = None
 
     async def __aenter__(self) -> Self:
@@ -57,12 +62,15 @@ class CatalogStore:
             row_factory=dict_row,
         )
         await self._pool.open()
+        self._give = Express(self._pool, SQL["give"])
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pool, self._pool = self._pool, None
+        if self._give is not None:
+            await self._give.close()
         if pool is not None:
             await pool.close()
 
@@ -102,6 +110,21 @@ class CatalogStore:
         """The rows of a named query."""
         async with self.connection() as conn:
             return await fetch(conn, query, parameters)
+
+    async def give(self, *values: str | None) -> datetime:
+        """Run ``provision_v1``, the quickest way there is, and return when the tenant was made.
+
+        Raises:
+            ServerUnreachable: the catalog does not answer, or was lost before it could.
+            psycopg.DatabaseError: it has refused.
+        """
+        assert self._give is not None, "the store is not open"
+        try:
+            return _EPOCH + timedelta(microseconds=int(await self._give.call(values)))
+        except PoolTimeout:
+            raise ServerUnreachable("the catalog does not answer", where=shown_dsn(self.dsn)) from None
+        except psycopg.OperationalError as error:
+            raise ServerUnreachable("the catalog was lost", where=shown_dsn(self.dsn)) from error
 
     async def migrate(self) -> list[str]:
         """Create the catalog, or bring it up to date; the names of what was applied."""

@@ -125,10 +125,10 @@ class AsyncCatalogView:
 
     async def fleet(self) -> FleetView:
         """The house, plans, shards and signing key; read again after they have changed."""
+        fresh = self.fresh_fleet()
+        if fresh is not None:
+            return fresh
         fleet, news = self._fleet, self._news
-        missed = not self.cache.listening and time.monotonic() - self._fleet_at > _MISSED_FLEET_SECONDS
-        if fleet is not None and self._news_asked == news and not missed:
-            return fleet
         self._news_asked = news
         try:
             found = await self._read_fleet()
@@ -140,6 +140,11 @@ class AsyncCatalogView:
         if news >= self._news_known:
             self._fleet, self._news_known, self._fleet_at = found, news, time.monotonic()
         return found
+
+    def fresh_fleet(self) -> FleetView | None:
+        """The fleet as it is in memory, if it does not have to be read again; no I/O."""
+        missed = not self.cache.listening and time.monotonic() - self._fleet_at > _MISSED_FLEET_SECONDS
+        return self._fleet if self._news_asked == self._news and not missed else None
 
     def ask_for_room(self, shard: str) -> None:
         """Let other processes know that this one finds no connection left on a shard; see ``on_room_asked``."""

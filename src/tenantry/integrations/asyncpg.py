@@ -218,7 +218,7 @@ class Pool:
         """A place with a connection in it. Who takes one gives it back, whatever happens."""
         pools, target, home = self.router.pools, route.target, admitted(route.tenant).schema
         key = Key(target, (self, asyncio.get_running_loop()))  # a connection is of no use in another loop
-        place = await take_async(pools.ledger, key, target.size, drop_asyncpg, pools.seconds)
+        place = await take_async(pools.ledger, key, target.size, drop_asyncpg, pools.seconds, route.home)
         if place.item is None:
             try:
                 place.item = await connect_asyncpg(
@@ -226,6 +226,7 @@ class Pool:
                     seconds=pools.seconds,
                     home=home,
                     pooler=self.router.settings.pooler,
+                    parameters=route.parameters,
                     init=self._init,
                     learned=self._learned,
                     server_settings=self._server_settings,

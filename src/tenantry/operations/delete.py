@@ -11,7 +11,8 @@ from typing import Any
 from tenantry.catalog.store import Conn, fetch
 from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Wait, Work
-from tenantry.placements.levels import LEVELS, admit, dismiss, homes, running, standing, still_running
+from tenantry.placements.levels import LEVELS, homes, running, standing, still_running
+from tenantry.placements.residents import admit, dismiss, strike
 
 _PATIENCE_SECONDS = 5.0
 _PAUSE_SECONDS = 0.05
@@ -71,6 +72,7 @@ async def _clear(work: Work) -> None:
     await dismiss(
         work.estate, [home for home in found if home.space.isolation is not Isolation.DATABASE], for_ever=True
     )
+    await strike(work.estate, found, for_ever=True)
 
 
 async def _forget(work: Work, conn: Conn) -> None:

@@ -28,7 +28,7 @@ async def _space(work: Work) -> Space:
 
 
 async def _pooled(work: Work) -> None:
-    await pooled.build(work.estate, await _space(work))
+    await pooled.build(work.estate, [await _space(work)])
 
 
 async def _ready(work: Work, conn: Conn) -> None:

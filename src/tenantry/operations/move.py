@@ -20,8 +20,9 @@ from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Wait, Work
 from tenantry.perimeter.binder import ADMIN
 from tenantry.placements.door import Door, DoorBusy, closed, reopen
-from tenantry.placements.levels import LEVELS, admit, dismiss, homes, new_space, refuse_taken
+from tenantry.placements.levels import LEVELS, homes, new_spaces
 from tenantry.placements.replicas import wait_until_replayed
+from tenantry.placements.residents import admit, rehome
 from tenantry.placements.space import Home, Space
 from tenantry.postgres.connect import merge_dsn
 from tenantry.stream.fit import obstacles
@@ -102,12 +103,9 @@ async def _place(work: Work, conn: Conn) -> Mapping[str, Any]:
     if isolation is Isolation.POOLED:
         target, own = await _pooled(conn, shard), False
     else:
-        parameters = {"isolation": isolation, "shard": shard, "template": work.estate.template.version(), "count": 1}
-        ready = await fetch(conn, "claim_ready", parameters)
-        if not ready and not await fetch(conn, "open_shards", {"shard": shard}):
+        if not await fetch(conn, "open_shards", {"shard": shard}):
             raise _closed(shard)
-        own = True
-        target = ready[0]["id"] if ready else (await new_space(work.estate, conn, shard, isolation)).id
+        target, own = (await new_spaces(work.estate, conn, [shard], isolation))[0].id, True
     if target == now["space"]:
         raise OperationFailed(f"the tenant {now['slug']!r} lives there already")
     return {"source": now["space"], "target": target, "own": own, "epoch": now["epoch"]}
@@ -134,7 +132,7 @@ async def _unplace(work: Work, conn: Conn) -> None:
 async def _build(work: Work) -> None:
     target = (await _ends(work)).target.space
     if target.state == "building":
-        await LEVELS[target.isolation].build(work.estate, target)
+        await LEVELS[target.isolation].build(work.estate, [target])
 
 
 async def _built(work: Work, conn: Conn) -> None:
@@ -170,8 +168,6 @@ async def _check(work: Work) -> None:
             where=ends.source.space.name,
             hint="mend this, and try again",
         )
-    if not ends.is_one_database:
-        await refuse_taken(work.estate, [ends.target])
 
 
 async def _copy(work: Work) -> None:
@@ -305,6 +301,7 @@ async def _has_left(work: Work, ends: Ends) -> bool:
 async def _let_in(work: Work, ends: Ends) -> None:
     """Not before no replica of the old place lets anybody read there any more."""
     await wait_until_replayed(work.estate, ends.source.space.shard)
+    await rehome(work.estate, ends.target)
     if not ends.is_one_database:
         await admit(work.estate, [ends.target], await _state(work))
 
@@ -340,8 +337,7 @@ async def _switch_back(work: Work) -> None:
         back = await _back(work)
         await _leave(work, home, back, await _there(work), None)
     await _let_in(work, home)
-    if not home.is_one_database:
-        await dismiss(work.estate, [home.source])
+    await rehome(work.estate, home.target, home.source)
 
 
 async def _stay(work: Work, ends: Ends) -> None:
@@ -353,8 +349,7 @@ async def _stay(work: Work, ends: Ends) -> None:
             await conn.execute(query, (await _state(work), home.epoch, home.space.schema, home.code))
     else:
         await reopen(work.estate, home.space.shard, home.space.database, [home.code])
-    if not ends.is_one_database:
-        await dismiss(work.estate, [ends.target])
+    await rehome(work.estate, home, ends.target)
 
 
 async def _put_back(work: Work, conn: Conn) -> None:
@@ -393,8 +388,7 @@ async def _clear(work: Work) -> None:
         await back.empty((await back.shapes())[0])
     else:
         await LEVELS[source.isolation].drop(work.estate, source)
-    if not ends.is_one_database and source.isolation is not Isolation.DATABASE:
-        await dismiss(work.estate, [ends.source])
+    await rehome(work.estate, ends.target, ends.source)
 
 
 async def _cleared(work: Work, conn: Conn) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import heapify, heapreplace
 from typing import Any
 
 from tenantry.catalog.store import Conn, fetch
 from tenantry.errors import NoCapacity
 from tenantry.model import Isolation
 from tenantry.operations.steps import Kind, Step, Work
-from tenantry.placements.levels import LEVELS, admit, dismiss, homes, new_space, refuse_taken, standing
+from tenantry.placements.levels import LEVELS, homes, new_spaces, standing
+from tenantry.placements.residents import refuse_taken, settle, unsettle
 from tenantry.placements.space import Space
 
 
@@ -23,12 +25,10 @@ async def _place(work: Work, conn: Conn) -> Mapping[str, Any]:
         version = work.estate.template.version()
         parameters = {"isolation": isolation, "shard": shard, "template": version, "count": len(tenants)}
         spaces = [row["id"] for row in await fetch(conn, "claim_ready", parameters)]
-        built = []
-        for _ in range(len(tenants) - len(spaces)):
-            built.append((await new_space(work.estate, conn, await _own(conn, shard), isolation)).id)
+        built = await _new(work, conn, shard, isolation, len(tenants) - len(spaces))
         spaces += built
     await fetch(conn, "new_placements", (tenants, spaces))
-    return {"spaces": spaces, "build": built}
+    return {"spaces": sorted(set(spaces)), "build": built}
 
 
 async def _pooled(conn: Conn, shard: str | None) -> int:
@@ -41,14 +41,23 @@ async def _pooled(conn: Conn, shard: str | None) -> int:
     return space
 
 
-async def _own(conn: Conn, shard: str | None) -> str:
+async def _new(work: Work, conn: Conn, shard: str | None, isolation: Isolation, count: int) -> list[int]:
+    """Spaces to be built, each on the shard that is the emptiest then."""
+    if count == 0:
+        return []
     found = [row["name"] for row in await fetch(conn, "open_shards", {"shard": shard})]
     if not found:
         raise await _no_capacity(conn, "new tenants", shard)
-    if len(found) > 1:
-        found = [row["name"] for row in await fetch(conn, "emptiest_shard", (found,))]
-    name: str = found[0]
-    return name
+    chosen = found * count
+    if len(found) > 1:  # counting is slow where there are many tenants
+        fullness = [(row["count"], row["name"]) for row in await fetch(conn, "fullness", (found,))]
+        heapify(fullness)
+        chosen = []
+        for _ in range(count):
+            tenants, name = fullness[0]
+            heapreplace(fullness, (tenants + 1, name))
+            chosen.append(name)
+    return [space.id for space in await new_spaces(work.estate, conn, chosen, isolation)]
 
 
 async def _no_capacity(conn: Conn, whom: str, shard: str | None) -> NoCapacity:
@@ -79,8 +88,8 @@ async def _spaces(work: Work) -> list[Space]:
 async def _build(work: Work) -> None:
     """Before the tenants are let in, and never after: from then on it is they who live there."""
     spaces = await _spaces(work)
-    for space in spaces:
-        await LEVELS[space.isolation].build(work.estate, space)
+    if spaces:
+        await LEVELS[spaces[0].isolation].build(work.estate, spaces)
     await refuse_taken(work.estate, await homes(work.estate, work.tenants))
 
 
@@ -100,16 +109,18 @@ async def _unbuild(work: Work) -> None:
 
 
 async def _admit(work: Work) -> None:
-    await admit(work.estate, await homes(work.estate, work.tenants))
+    await settle(work.estate, await homes(work.estate, work.tenants))
 
 
 async def _dismiss(work: Work) -> None:
     """The database may be gone: an undoing that was interrupted begins again at its end."""
-    await dismiss(work.estate, await standing(work.estate, await homes(work.estate, work.tenants)))
+    found = await homes(work.estate, work.tenants)
+    await unsettle(work.estate, found, await standing(work.estate, found))
 
 
 async def _activate(work: Work, conn: Conn) -> None:
     await fetch(conn, "tenant_states", ("active", work.tenants))
+    await fetch(conn, "drop_reserved", (work.outputs["place"]["spaces"],))
     await fetch(conn, "audit_many", (work.actor, "tenant create", [str(each) for each in work.tenants]))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tenantry.catalog.store import Conn, fetch
 from tenantry.operations.steps import Kind, Step, Work
-from tenantry.placements.levels import admit, homes
+from tenantry.placements.levels import homes
+from tenantry.placements.residents import admit
 
 
 async def _shut(work: Work) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -62,15 +62,15 @@ def _statement(name: str, *names: str) -> Callable[..., Awaitable[Any]]:
         names: of its first parameters, which asyncpg sometimes gives by name and sometimes not.
     """
 
-    async def call(self: Gate, *arguments: Any, **options: Any) -> Any:
+    def call(self: Gate, *arguments: Any, **options: Any) -> Awaitable[Any]:
         if self.guard is not None:
             self.guard()
         if self.due is not None:
             given = dict(zip(names, arguments, strict=False))
-            return await self._first(name, *arguments[len(given) :], **given, **options)
+            return self._first(name, *arguments[len(given) :], **given, **options)
         if self.untried and name == "bind_execute":
-            return await try_here(self, **dict(zip(names, arguments, strict=False)), **options)
-        return await self.send(name, *arguments, **options)
+            return try_here(self, **dict(zip(names, arguments, strict=False)), **options)
+        return self.send(name, *arguments, **options)
 
     return call
 
@@ -78,8 +78,8 @@ def _statement(name: str, *names: str) -> Callable[..., Awaitable[Any]]:
 def _ending(name: str) -> Callable[..., Awaitable[Any]]:
     """A method of asyncpg's protocol that puts something away, whoever's scope it is."""
 
-    async def call(self: Gate, *arguments: Any, **options: Any) -> Any:
-        return await self.send(name, *arguments, **options)
+    def call(self: Gate, *arguments: Any, **options: Any) -> Awaitable[Any]:
+        return self.send(name, *arguments, **options)
 
     return call
 
@@ -115,6 +115,8 @@ class Gate:
     untried = False
     _last_tenant: str | None = None
     _binding: Any = None
+    _parameters: tuple[str, ...] = ()
+    _last_head: tuple[object, bytes] = None, b""
     wal: Any = None
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, owner: AsyncpgConnection) -> None:
@@ -125,7 +127,6 @@ class Gate:
         self.owner = weakref.ref(owner)
         self.is_connected = protocol.is_connected
         self.get_record_class = protocol.get_record_class
-        self.get_settings = protocol.get_settings
         self._get_timeout = protocol._get_timeout
 
     def __getattr__(self, name: str) -> Any:
@@ -153,19 +154,16 @@ class Gate:
         if self.guard is not None and not ends:
             self.guard()
         status: str
-        if (
-            self.ended is not None
-            and self.due is None
-            and (command := query.rstrip(";")) in (wire.COMMIT, wire.ROLLBACK)
-        ):
+        command = query.rstrip(";")
+        if self.ended is not None and self.due is None and command in (wire.COMMIT, wire.ROLLBACK):
             return await end_and_tell(self, command, timeout, self.ended)
-        if self.due is not None:
-            if ends:  # of a transaction of which the server has never heard
-                self.due, self.unproven = None, False
-                return query.rstrip(";")
-            status = await self._first("query", query, timeout)
-        else:
+        if self.due is None:
             status = await self.send("query", query, timeout)
+        elif ends:  # a transaction of which the server has never heard
+            self.due, self.unproven = None, False
+            status = command
+        else:
+            status = await self._first("query", query, timeout)
         return status
 
     async def send(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -181,7 +179,9 @@ class Gate:
         finally:
             self.pending -= 1
 
-    async def ready(self, *, pooler: bool, home: str, replica: bool = False) -> bool:
+    async def ready(
+        self, *, pooler: bool, home: str, replica: bool = False, parameters: Mapping[str, str] | None = None
+    ) -> bool:
         """Prepare the binding, before the connection is anybody's.
 
         Args:
@@ -190,11 +190,13 @@ class Gate:
                 the name can put a statement of its own in this place, and collect tokens.
             home: a tenant's schema.
             replica: the server is one.
+            parameters: of the session, for each transaction.
 
         Returns:
             Whether there are domains in the schema.
         """
-        statement = BIND_ON_REPLICA if replica else _BIND
+        self._parameters = tuple(text for pair in (parameters or {}).items() for text in pair)
+        statement = _binding(replica, len(self._parameters))
         self._binding = await self.describe("" if pooler else "_tenantry_" + secrets.token_hex(16), statement)
         facts = await self._ask(home)
         if self._binding.name and facts & _NAMES_ARE_OPEN:
@@ -275,8 +277,8 @@ class Gate:
         return mint(self._protocol.backend_pid), same
 
     def _must(self) -> tuple[str, ...]:
-        """What a replica must have replayed, as parameters of the binding."""
-        return () if self.floor is None else (self.floor.lsn, str(self.floor.patience))
+        """What a replica must have replayed, and the parameters of the session, as parameters of the binding."""
+        return (() if self.floor is None else (self.floor.lsn, str(self.floor.patience))) + self._parameters
 
     def _note_bound(self) -> None:
         self.unproven = False
@@ -313,8 +315,7 @@ class Gate:
 
     async def prepared_anew(self, state: Any) -> Any:
         """A statement that was prepared in another session, prepared in this one."""
-        owner = self.owner()
-        assert owner is not None
+        owner: Any = self.owner()
         return await owner._get_statement(
             state.query, None, record_class=state.record_class, ignore_custom_codec=state.ignore_custom_codec
         )
@@ -322,9 +323,10 @@ class Gate:
     async def _join(self, timeout: Any, **statement: Any) -> Any:
         """Begin, bind and execute in one round trip."""
         statement["timeout"] = await self.until_free(timeout)
-        if self.due is None or self.mint is None or self.pending or not self.is_connected():
+        mint = self.mint
+        if self.due is None or mint is None or self.pending or not self.is_connected():
             return await self.send("bind_execute", **statement)  # asyncpg refuses it, and says why
-        self.cork.hold(self._head(self.due, *self._proof(self.mint)))
+        self.cork.hold(self._head(self.due, *self._proof(mint)))
         self.due = None
         count, witness, doubtful = self._protocol.queries_count, self._witness, False
         try:
@@ -332,7 +334,7 @@ class Gate:
         except BaseException as error:
             if count == self._protocol.queries_count and self.is_connected():
                 # asyncpg has refused a parameter, and what is to go before it waits for a synchronisation point.
-                await self._bind_again()
+                await self._bind_again(mint)
             elif witness.bound is not True and isinstance(error, asyncpg.PostgresError):
                 await self._refuse(error.with_traceback(None))
             elif isinstance(error, TimeoutError) or not isinstance(error, OSError):
@@ -344,10 +346,9 @@ class Gate:
                 self._note_bound()
                 self.unproven, self.untried = doubtful, False
 
-    async def _bind_again(self) -> None:
-        assert self.mint is not None
+    async def _bind_again(self, mint: Mint) -> None:
         try:
-            proof = *self._proof(self.mint), *self._must()
+            proof = *self._proof(mint), *self._must()
             await self.send("bind_execute", self._binding, proof, "", 0, False, None)
         except asyncpg.PostgresError as error:
             await self._refuse(error.with_traceback(None))
@@ -355,19 +356,15 @@ class Gate:
     def _head(self, begin: str, token: str, same: bool) -> bytes:
         name = self._binding.name
         self._witness.watch(parsed=not name)
-        statement, replica = (_BIND, False) if self.floor is None else (BIND_ON_REPLICA, True)
-        bind = wire.bind_message(name, statement, token, same=same, more=self._must())
-        return wire.begin_message(begin, replica=replica) + bind
+        asked = begin, token, same, self._must()
+        if self._last_head[0] != asked:
+            bind = wire.bind_message(name, self._binding.query, token, same=same, more=asked[3])
+            self._last_head = asked, wire.begin_message(begin, replica=self.floor is not None) + bind
+        return self._last_head[1]
 
     async def _refuse(self, error: asyncpg.PostgresError) -> None:
         """Leave the transaction that was not bound, and raise what its refusal means."""
-        explained: Exception | None = meaning(error.sqlstate, str(error.args[0]))
-        if error.sqlstate == _NO_SUCH_STATEMENT:
-            explained = DirtyBackend("SQL has dropped the prepared statements of a connection")
-        elif error.sqlstate == _NOT_SUPPORTED:
-            explained = standby()
-        if self.floor is not None and explained is None:
-            explained = ServerUnreachable(f"a replica could not bind: {error}")
+        explained = _explained(error, replica=self.floor is not None)
         if isinstance(explained, (DirtyBackend, ServerUnreachable)):
             # Without ROLLBACK: a pooler discards the server's side too if its client leaves inside a transaction.
             self._terminate()
@@ -387,6 +384,26 @@ class Gate:
         owner = self.owner()
         if owner is not None and owner.gate is self:
             owner.terminate()
+
+
+def _binding(replica: bool, parameters: int) -> str:
+    """The binding's text, with so many texts for session parameters: names and values by turns."""
+    statement, first = (BIND_ON_REPLICA, 5) if replica else (_BIND, 3)
+    for name in range(first, first + parameters, 2):
+        statement += f" OR pg_catalog.set_config(${name}, ${name + 1}, true) IS NULL"
+    return statement
+
+
+def _explained(error: asyncpg.PostgresError, *, replica: bool) -> Exception | None:
+    """What it means that a transaction was not bound, if it is known."""
+    explained: Exception | None = meaning(error.sqlstate, str(error.args[0]))
+    if error.sqlstate == _NO_SUCH_STATEMENT:
+        explained = DirtyBackend("SQL has dropped the prepared statements of a connection")
+    elif error.sqlstate == _NOT_SUPPORTED:
+        explained = standby()
+    if replica and explained is None:
+        explained = ServerUnreachable(f"a replica could not bind: {error}")
+    return explained
 
 
 def is_local(state: Any) -> bool:
@@ -440,9 +457,9 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
         super().__init__(self.gate, transport, *arguments)
         self._stmt_cache: HomeCache = self._new_cache()
 
-    async def ready(self, *, pooler: bool = False, home: str = "", replica: bool = False) -> None:
+    async def ready(self, *, pooler: bool = False, home: str = "", **options: Any) -> None:
         """Prepare the binding; see :meth:`Gate.ready`."""
-        self._stmt_cache.apart = await self.gate.ready(pooler=pooler, home=home, replica=replica)
+        self._stmt_cache.apart = await self.gate.ready(pooler=pooler, home=home, **options)
 
     def bind_to(
         self,
@@ -508,7 +525,8 @@ class AsyncpgConnection(asyncpg.Connection):  # type: ignore[misc]
 
     def is_closed(self) -> bool:
         """As asyncpg's; a transaction of which the server has not heard yet can begin elsewhere."""
-        return (self.gate.due is None or self.again is None) and bool(super().is_closed())
+        closed = self._aborted or not self.gate.is_connected()
+        return closed and (self.gate.due is None or self.again is None)
 
     @property
     def is_clean(self) -> bool:

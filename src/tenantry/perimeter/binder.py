@@ -13,8 +13,9 @@ SEC = "tenantry_sec"
 APP = "tenantry_app"
 ADMIN = "tenantry_admin"
 OPERATOR = "tenantry_operator"
+SEEK = "tenantry_seek"
 
-_EVERYBODY = (ADMIN, APP, OPERATOR, OWNER)
+_EVERYBODY = (ADMIN, APP, OPERATOR, OWNER, SEEK)
 
 _SEALED = {
     KeyType.BIGINT: "replace({code}, 'm', '-')::bigint",
@@ -38,12 +39,13 @@ _SEALED_CODE = "nullif(split_part(current_setting('backtrace_functions'), 'tenan
 
 @dataclass(frozen=True, slots=True)
 class BinderFunction:
-    """A function of the binder, with who may execute it besides its owner. ``arguments`` as the server writes them."""
+    """A function of ours, with who may execute it besides its owner. ``arguments`` as the server writes them."""
 
     name: str
     arguments: str
     sql: str
     executors: tuple[str, ...] = ()
+    owner: str = SEC
 
     @property
     def signature(self) -> str:
@@ -60,7 +62,7 @@ class BinderFunction:
         grant = f"GRANT EXECUTE ON FUNCTION {self.signature} TO {', '.join(self.executors)};\n"
         return (
             f"{self.sql}\n"
-            f"ALTER FUNCTION {self.signature} OWNER TO {SEC};\n"
+            f"ALTER FUNCTION {self.signature} OWNER TO {self.owner};\n"
             f"REVOKE ALL ON FUNCTION {self.signature} FROM PUBLIC;\n"
             f"{grant if self.executors else ''}"
             f"DO $note$ BEGIN EXECUTE format('COMMENT ON FUNCTION {self.signature} IS %L', 'tenantry {self.digest} '\n"

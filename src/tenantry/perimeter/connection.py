@@ -12,8 +12,9 @@ and the database refuses what follows.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
@@ -104,6 +105,7 @@ class BoundConnectionMixin(_Base):
     _tenant: str | None = None
     _last_tenant: str | None = None
     _floor: Floor | None = None
+    _parameters: Mapping[str, str] = MappingProxyType({})
     _ended: Ended | None = None
     _late = False
     _joining = False
@@ -125,6 +127,7 @@ class BoundConnectionMixin(_Base):
         home: str | None = None,
         floor: Floor | None = None,
         ended: Ended | None = None,
+        parameters: Mapping[str, str] | None = None,
     ) -> None:
         """Bind the transactions that follow.
 
@@ -136,6 +139,7 @@ class BoundConnectionMixin(_Base):
             home: the schema that the tenant lives in, if others of the database live in others.
             floor: the server is a replica, and must have replayed this.
             ended: is called after each transaction.
+            parameters: of the session, for each transaction; always the same names.
 
         Raises:
             CrossedTenants: a transaction is open; its statements would still belong to the tenant that it is bound to.
@@ -148,6 +152,7 @@ class BoundConnectionMixin(_Base):
         self._guard = guard
         self._tenant = tenant
         self._floor = floor
+        self._parameters = parameters or self._parameters
         self._ended = ended
         if isinstance(self._prepared, PreparedAtHome):
             self._prepared.home = home or ""
@@ -177,9 +182,8 @@ class BoundConnectionMixin(_Base):
     def doubt(self, results: list[Any]) -> None:
         """Let a transaction begin elsewhere whose first statement has failed on a replica: it may have been cancelled
         there for the sake of replay, or need what only a primary can do or has by now."""
-        failed = results[-1] if self._floor is not None else None
-        if failed is not None and failed.status == _FATAL:
-            self.unproven = failed.error_field(_SQLSTATE) != _CANCELLED
+        if self._floor is not None and results[-1].status == _FATAL:
+            self.unproven = results[-1].error_field(_SQLSTATE) != _CANCELLED
 
     def adopt(self, other: Self) -> None:
         """Go on with another's session with the server. The own one has been closed; the other object is at its end."""
@@ -340,6 +344,9 @@ class BoundConnectionMixin(_Base):
 
     def _bind(self, statement: bytes, arguments: list[bytes]) -> tuple[bytes, list[bytes]]:
         """The binding and its parameters, for this server."""
+        for pair in self._parameters.items():
+            statement += b", pg_catalog.set_config($%d, $%d, true)" % (len(arguments) + 1, len(arguments) + 2)
+            arguments = [*arguments, *map(str.encode, pair)]
         if self._floor is None:
             return statement, arguments
         return on_replica(statement, len(arguments) + 1), arguments + self._floor.arguments

@@ -79,3 +79,9 @@ class SchemaFacts:
     indexes: Sequence[Row]
     foreign_keys: Sequence[Row]
     definer_functions: Sequence[Row]
+    searches: Sequence[Row] = ()
+    """Columns of indexes that ask for seeks, with each operator."""
+    seeks: Sequence[Row] = ()
+    """The seeks that stand."""
+    seek_schemas: Sequence[str] = ()
+    """The schemas that seeks may use."""

@@ -59,7 +59,20 @@ async def read_schemas(conn: AsyncConnection[Any], schemas: Sequence[str], colum
         indexes=await _rows(conn, "indexes", **where),
         foreign_keys=await _rows(conn, "foreign_keys", **where),
         definer_functions=await _rows(conn, "definer_functions", **where),
+        searches=await _searches(conn, schemas, column),
+        seeks=await _rows(conn, "seeks", schemas=list(schemas)),
+        seek_schemas=[row["name"] for row in await _rows(conn, "seek_schemas")],
     )
+
+
+async def _searches(conn: AsyncConnection[Any], schemas: Sequence[str], column: str) -> list[Row]:
+    """The columns that seeks are asked for, each with how many tenants its table holds."""
+    indexes = [row["oid"] for row in await _rows(conn, "asking", schemas=list(schemas))]
+    found = await _rows(conn, "searches", indexes=indexes, column=column) if indexes else []
+    tables = {row["name"] for row in await _rows(conn, "binder_tables")} if found else set()
+    crowds = await _rows(conn, "crowds") if "tenantry.residents" in tables else []
+    residents = {row["schema"]: row["residents"] for row in crowds}
+    return [{**row, "residents": residents.get(row["schema"], 0)} for row in found]
 
 
 async def _rows(conn: AsyncConnection[Any], query: str, **parameters: Any) -> list[Row]:

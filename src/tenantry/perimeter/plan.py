@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tenantry.model import BindingMode, House
 from tenantry.perimeter import binder
-from tenantry.perimeter.binder import ADMIN, APP, OPERATOR, OWNER, SEC
+from tenantry.perimeter.binder import ADMIN, APP, OPERATOR, OWNER, SEC, SEEK
 from tenantry.perimeter.facts import DatabaseFacts, Row, ServerFacts
 from tenantry.perimeter.names import PUBLIC, grantee, quoted, revoke
 
@@ -37,6 +37,7 @@ class Finding:
 _ROLES = {
     OWNER: {"login": False, "inherit": False},
     SEC: {"login": False, "inherit": False},
+    SEEK: {"login": False, "inherit": False, "bypassrls": True},
     APP: {"login": True, "inherit": False},
     OPERATOR: {"login": True, "inherit": False, "bypassrls": True},
     ADMIN: {"login": True, "inherit": True, "bypassrls": True, "createdb": True, "replication": True},
@@ -88,7 +89,7 @@ def _plan_members(facts: ServerFacts) -> Iterable[Change]:
         member, role = row["member"], row["role"]
         if member == ours and not facts.server["superuser"]:
             continue  # It has made these roles, and may change them anyway.
-        if (member, role) not in _MEMBERS and (member in _ROLES or role in (SEC, ADMIN, OPERATOR, APP)):
+        if (member, role) not in _MEMBERS and (member in _ROLES or role in (SEC, ADMIN, OPERATOR, APP, SEEK)):
             # Since PostgreSQL 16 each grantor's grant stands for itself.
             by = f" GRANTED BY {quoted(row['grantor'])}" if facts.server["version"] >= 160000 else ""
             yield Change(member, f"can become {role}", f"REVOKE {quoted(role)} FROM {quoted(member)}{by} CASCADE;")
@@ -178,7 +179,7 @@ _BINDER_TABLES = {
 def _plan_binder(facts: DatabaseFacts, house: House, mode: BindingMode) -> Iterable[Change]:
     tables = {row["name"]: row for row in facts.tables}
     grants = {(row["schema"], row["grantee"], row["privilege"]) for row in facts.schema_grants}
-    schemas_wanted = {("tenantry", role, "USAGE") for role in (APP, OWNER, OPERATOR, ADMIN)}
+    schemas_wanted = {("tenantry", role, "USAGE") for role in (APP, OWNER, OPERATOR, ADMIN, SEEK)}
     schemas_wanted.add(("tenantry_priv", ADMIN, "USAGE"))
     if not tables or not schemas_wanted <= grants:
         yield Change("schema tenantry", "the binder's schemas", binder.schemas_sql())
@@ -190,7 +191,7 @@ def _plan_binder(facts: DatabaseFacts, house: House, mode: BindingMode) -> Itera
     standing = {(row["name"], row["arguments"]): row for row in facts.functions}
     functions = binder.functions(house.key_type, mode, superuser=facts.superuser)
     for function in functions:
-        yield from _plan_function(function, standing.get((function.name, function.arguments)))
+        yield from plan_function(function, standing.get((function.name, function.arguments)))
     for name, arguments in sorted(set(standing) - {(function.name, function.arguments) for function in functions}):
         if any(name == function.name for function in functions):  # a call might find it instead of ours
             yield Change(f"{name}({arguments})", "is not of this version", f"DROP FUNCTION {name}({arguments});")
@@ -215,7 +216,8 @@ def _plan_binder_tables(tables: Mapping[str, Row], house: House) -> Iterable[Cha
             yield Change(name, f"{role} has {privilege}", revoke(extra, name, wanted=again))
 
 
-def _plan_function(function: binder.BinderFunction, row: Row | None) -> Iterable[Change]:
+def plan_function(function: binder.BinderFunction, row: Row | None) -> Iterable[Change]:
+    """What brings a function of ours into its right state; ``row``: what stands of it."""
     wanted = set(function.executors)
     if why := _function_fault(function, row):
         yield Change(function.signature, why, function.install())
@@ -227,7 +229,7 @@ def _plan_function(function: binder.BinderFunction, row: Row | None) -> Iterable
 def _function_fault(function: binder.BinderFunction, row: Row | None) -> str | None:
     if row is None:
         return "is missing"
-    if row["owner"] != SEC:
+    if row["owner"] != function.owner:
         return f"belongs to {row['owner']}"
     if row["comment"] != f"tenantry {function.digest} {row['body']}":
         return "differs from this version's"

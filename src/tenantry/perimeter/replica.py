@@ -112,7 +112,8 @@ def read_to_sync(pgconn: Any, results: list[Any], *, what: str = "began") -> PQG
     """
     while True:
         try:
-            result = yield from generators.fetch(pgconn)
+            # Most of them have come with the first one; to wait for each costs more than to take it.
+            result = (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
             if result is None and pgconn.status != pq.ConnStatus.OK:
                 raise psycopg.OperationalError(f"the connection was lost while the transaction {what}")
         except psycopg.OperationalError:

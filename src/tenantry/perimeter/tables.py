@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tenantry.model import House, KeyType
-from tenantry.perimeter.binder import APP, CHEAP, FREE, OPERATOR, OWNER
+from tenantry.perimeter.binder import APP, CHEAP, FREE, OPERATOR, OWNER, SEEK
 from tenantry.perimeter.facts import Row, SchemaFacts
 from tenantry.perimeter.names import PUBLIC, holder, quoted, revoke
 from tenantry.perimeter.plan import Change, Finding
+from tenantry.perimeter.seek import find_seeks, plan_seeks, readers
 
 ISOLATION = "tenantry_isolation"
 ACCESS = "tenantry_access"
@@ -34,10 +35,12 @@ def plan_tables(facts: SchemaFacts, house: House, shared: Sequence[str], *, supe
         superuser: whether a superuser makes the wall.
     """
     changes: list[Change] = []
+    sought = readers(facts, house)
     for relation in facts.relations:
         match relation["kind"]:
             case "r" | "p" if relation["has_tenant"]:
                 changes += _plan_tenant_table(relation, facts, house, superuser)
+                changes += _plan_grants(relation, _tenant_grants(relation, sought))
             case "r" | "p":
                 wanted = _READ_GRANTS if relation["name"] in shared and not relation["child"] else set()
                 changes += [*_plan_owner(relation, "TABLE"), *_plan_grants(relation, wanted)]
@@ -47,6 +50,7 @@ def plan_tables(facts: SchemaFacts, house: House, shared: Sequence[str], *, supe
                 changes += _plan_view(relation)
             case _:
                 changes += _plan_grants(relation, set())
+    changes += plan_seeks(facts, house, superuser=superuser)
     return changes
 
 
@@ -69,7 +73,13 @@ def _plan_tenant_table(relation: Row, facts: SchemaFacts, house: House, superuse
     if relation["tenant_default"] != "tenantry.current_tenant_v1()":
         sql = f"ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT tenantry.current_tenant_v1();"
         yield Change(table, f"{column} does not default to the bound tenant", sql)
-    yield from _plan_grants(relation, set() if relation["child"] else _TENANT_GRANTS)
+
+
+def _tenant_grants(relation: Row, sought: set[tuple[str, str]]) -> set[str]:
+    if relation["child"]:
+        return set()
+    reader = {f"{SEEK} SELECT"} if (relation["schema"], relation["name"]) in sought else set()
+    return _TENANT_GRANTS | reader
 
 
 def _isolation_sql(table: str, column: str, same: str) -> str:
@@ -138,7 +148,7 @@ def _plan_grants(relation: Row, wanted: set[str], kind: str = "") -> Iterable[Ch
         yield Change(name, f"{role} must have {privilege}", f"GRANT {privilege} ON {target} TO {role};")
     for grant in sorted(standing - wanted):
         role, privilege = holder(grant), grant.rpartition(" ")[2]
-        if role in (PUBLIC, APP, OPERATOR):
+        if role in (PUBLIC, APP, OPERATOR, SEEK):
             sql = revoke(grant, name, kind, wanted=f"{role} {privilege}" in wanted)
             yield Change(name, f"{' '.join(grant.split(' ')[:-1])} has {privilege}", sql)
 
@@ -151,6 +161,7 @@ def find_holes(facts: SchemaFacts, house: House, shared: Sequence[str]) -> list[
         *_find_keys(facts, house),
         *_find_functions(facts),
         *_find_strays(facts, shared),
+        *find_seeks(facts, house),
     ]
 
 

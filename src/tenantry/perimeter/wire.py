@@ -18,11 +18,13 @@ _NOTHING_BOUND = b"\0\0" * 3  # no formats of parameters, no parameters, no form
 
 def begins(statement: str) -> bool:
     """Whether it begins a transaction, and does nothing else."""
-    return statement.startswith("BEGIN") and _BEGIN.fullmatch(statement) is not None
+    return statement == "BEGIN;" or (statement.startswith("BEGIN") and _BEGIN.fullmatch(statement) is not None)
 
 
 def ends(statement: str) -> bool:
     """Whether it ends a transaction or a savepoint, and does nothing else."""
+    if statement == "COMMIT;":
+        return True
     return statement.startswith(("COMMIT", "ROLLBACK", "RELEASE")) and _END.fullmatch(statement) is not None
 
 

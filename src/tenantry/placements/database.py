@@ -23,8 +23,13 @@ _SUPERUSER_SECONDS = 10.0
 _PAUSE_SECONDS = 0.1
 
 
-async def build(estate: Estate, space: Space) -> None:
-    """Copy the template database, and close the wall of the copy. Grants on a database are not copied with it."""
+async def build(estate: Estate, spaces: Sequence[Space]) -> None:
+    """Copy the template database, and close the walls of the copies. Grants on a database are not copied with it."""
+    for space in spaces:
+        await _build(estate, space)
+
+
+async def _build(estate: Estate, space: Space) -> None:
     version = estate.template.version()
     template = await estate.store.fetch("template_space", (space.shard,))
     if not template or template[0]["template"] != version:

@@ -22,8 +22,13 @@ _PASSES = 5
 _CLEARS_STATISTICS = 180000
 
 
-async def build(estate: Estate, space: Space) -> None:
-    """Make the database if it is not there, the application's tables, and the wall."""
+async def build(estate: Estate, spaces: Sequence[Space]) -> None:
+    """Make the databases that are not there, the application's tables, and the wall."""
+    for space in spaces:
+        await _build(estate, space)
+
+
+async def _build(estate: Estate, space: Space) -> None:
     async with estate.root(space.shard) as conn:
         await create_database(conn, space.database)
     async with estate.root(space.shard, space.database) as conn:
@@ -57,6 +62,21 @@ async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:
                 hint="look for a trigger that writes rows of the tenant when its rows are deleted",
             )
     await _analyse(estate, space, shears.relations(touched))
+
+
+async def with_rows(estate: Estate, space: Space, keys: Sequence[Any] | None = None) -> list[Any]:
+    """Those of some tenants who have rows in a space. None: anybody; then not everybody is told of."""
+    column = (await estate.house()).tenant_column
+    found: set[Any] = set()
+    async with estate.admin(space.shard, space.database) as conn:
+        shears = await _read(conn, space.schema, column, keys or [])
+        for table in shears.tables.values():
+            name = sql.Identifier(column)
+            query = sql.SQL("SELECT DISTINCT {} FROM ONLY {} WHERE {} = ANY (%(keys)s)").format(name, table.name, name)
+            if keys is None:
+                query = sql.SQL("SELECT {} FROM ONLY {} LIMIT 1").format(name, table.name)
+            found |= {key for (key,) in await (await conn.execute(query, {"keys": keys})).fetchall()}
+    return sorted(found)
 
 
 async def drop(estate: Estate, space: Space) -> None:

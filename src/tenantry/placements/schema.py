@@ -7,19 +7,16 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from tenantry.placements.estate import Estate
-from tenantry.placements.pooled import create_schema
+from tenantry.placements.series import build_many
 from tenantry.placements.space import Home, Space
 
 _CHUNK = 50
 _LOCK_SECONDS = 10
 
 
-async def build(estate: Estate, space: Space) -> None:
-    """Make the schema, the application's tables in it, and the wall."""
-    async with estate.root(space.shard, space.database) as conn:
-        await create_schema(conn, space.schema)
-    await estate.wall(space.shard, space.database, [space.schema])
-    await estate.bring_up(space)
+async def build(estate: Estate, spaces: Sequence[Space]) -> None:
+    """Make the schemas, the application's tables in them, and the wall."""
+    await build_many(estate, spaces)
 
 
 async def clear(estate: Estate, space: Space, homes: Sequence[Home]) -> None:

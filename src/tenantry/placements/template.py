@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,6 +58,20 @@ class Template(Protocol):
             ServerUnsuitable: the schema is newer than they are, or one of them was changed after it had run.
         """
         ...
+
+
+async def apply_new(template: Template, dsn: str, schemas: Sequence[str]) -> None:
+    """Make the tables in schemas of one database that are empty: in one transaction if the template can, else one after
+    the other.
+
+    Raises:
+        As :meth:`Template.apply`.
+    """
+    if isinstance(template, SqlFolder):
+        await template.apply_new(dsn, schemas)
+        return
+    for schema in schemas:
+        await template.apply(dsn, schema)
 
 
 def parse_template(spec: str | None) -> Template:
@@ -117,6 +132,16 @@ class SqlFolder:
         try:
             await migrate.apply(conn, schema, migrate.read(self._folder), finish=HAND_OVER)
             await conn.execute(HAND_OVER)
+        except psycopg.Error as error:
+            raise _refused(error) from error
+        finally:
+            await conn.close()
+
+    async def apply_new(self, dsn: str, schemas: Sequence[str]) -> None:
+        """Run all files for all of the schemas, in one transaction."""
+        conn = await connect(_inside(dsn, schemas[0]))
+        try:
+            await migrate.apply_new(conn, schemas, migrate.read(self._folder), finish=HAND_OVER)
         except psycopg.Error as error:
             raise _refused(error) from error
         finally:

@@ -21,6 +21,9 @@ from tenantry.postgres.statements import Statement, split
 
 TABLE = "tenantry_migrations"
 
+_TABLE = """CREATE TABLE IF NOT EXISTS {} (number int PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT now())"""
+
 _SHOWN = 200
 _ENDS = re.compile(
     r"(begin|start\s+transaction|commit|end|rollback(?!\s+to\b)|abort|prepare\s+transaction)\b", re.IGNORECASE
@@ -114,6 +117,41 @@ async def apply(
     return done
 
 
+async def apply_new(
+    conn: AsyncConnection, schemas: Sequence[str], migrations: Sequence[Migration], *, finish: sql.SQL
+) -> None:
+    """Run all migrations in schemas that are empty, all in one transaction.
+
+    Args:
+        conn, finish: as for :func:`apply`.
+
+    Raises:
+        OperationFailed: a statement failed, and nothing was done.
+    """
+    for migration in migrations:
+        _refuse_transactions(schemas[0], migration, split(migration.sql))
+    async with conn.transaction():
+        for schema in schemas:
+            results = await conn.wait(_send(conn.pgconn, _script(schema, migrations).encode(conn.info.encoding)))
+            if results[-1].status != pq.ExecStatus.COMMAND_OK:
+                raise errors.error_from_result(results[-1], encoding=conn.info.encoding)
+        await conn.execute(finish)
+
+
+def _script(schema: str, migrations: Sequence[Migration]) -> str:
+    """All that makes an empty schema what it is to be. The search path is set again for each migration, which may have
+    changed it."""
+    table = sql.Identifier(schema, TABLE)
+    path = sql.SQL("SET LOCAL search_path = {}, pg_temp").format(sql.Identifier(schema)).as_string(None)
+    parts = [sql.SQL(_TABLE).format(table).as_string(None)]
+    for migration in migrations:
+        row = sql.SQL("INSERT INTO {} (number, name, checksum) VALUES ({}, {}, {})").format(
+            table, migration.number, migration.name, migration.checksum
+        )
+        parts += [path, migration.sql, row.as_string(None)]
+    return "\n;\n".join(parts)
+
+
 async def _make_table(conn: AsyncConnection, schema: str, table: sql.Identifier, finish: sql.SQL | None = None) -> None:
     """Two runners may be here at once: the second waits for the first and finds the table made."""
     has_schema = await (await conn.execute("SELECT to_regnamespace(quote_ident(%s))", (schema,))).fetchone()
@@ -121,12 +159,7 @@ async def _make_table(conn: AsyncConnection, schema: str, table: sql.Identifier,
         async with conn.transaction():
             if has_schema == (None,):
                 await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-            await conn.execute(
-                sql.SQL(
-                    "CREATE TABLE IF NOT EXISTS {} (number int PRIMARY KEY, name text NOT NULL,"
-                    " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-                ).format(table)
-            )
+            await conn.execute(sql.SQL(_TABLE).format(table))
             if finish is not None:  # here too: a runner in another schema must find nothing to hand over
                 await conn.execute(finish)
     except (errors.UniqueViolation, errors.DuplicateSchema, errors.DuplicateTable):
@@ -172,10 +205,7 @@ async def _run(conn: AsyncConnection, schema: str, table: sql.Identifier, migrat
 async def _run_statements(conn: AsyncConnection, schema: str, migration: Migration) -> None:
     """All at once, in one round trip; the server answers each statement, so the one that failed is known."""
     statements = split(migration.sql)
-    for statement in statements:
-        if _ENDS.match(statement.text):
-            what = f"has a transaction of its own: {_shown(statement)}"
-            raise _failed(schema, migration, what, hint="leave it out: each file runs in one transaction")
+    _refuse_transactions(schema, migration, statements)
     if not statements:
         return
     results = await conn.wait(_send(conn.pgconn, migration.sql.encode(conn.info.encoding)))
@@ -187,6 +217,13 @@ async def _run_statements(conn: AsyncConnection, schema: str, migration: Migrati
     if results[-1].status in (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT):
         await conn.close()
         raise _failed(schema, migration, "copies from or to a client", hint="use INSERT")
+
+
+def _refuse_transactions(schema: str, migration: Migration, statements: Sequence[Statement]) -> None:
+    for statement in statements:
+        if _ENDS.match(statement.text):
+            what = f"has a transaction of its own: {_shown(statement)}"
+            raise _failed(schema, migration, what, hint="leave it out: each file runs in one transaction")
 
 
 def _failing(statements: Sequence[Statement], results: int, position: str | None) -> Statement:

@@ -43,6 +43,7 @@ async def connect_asyncpg(
     init: Hook | None = None,
     learned: Learned | None = None,
     server_settings: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str] | None = None,
     **options: Any,
 ) -> AsyncpgConnection:
     """A connection that is bound to nobody yet.
@@ -55,6 +56,7 @@ async def connect_asyncpg(
         init: is called with the new connection.
         learned: what ``init`` has set on earlier connections.
         server_settings: parameters of the session, which no binding clears.
+        parameters: of the session, for each binding.
         options: as of ``asyncpg.connect``.
 
     Raises:
@@ -65,7 +67,8 @@ async def connect_asyncpg(
 
     async def start() -> AsyncpgConnection:
         settings = merge_settings(server_settings or {}, learned.settings)
-        conn = await _open(target, home, seconds, pooler, {**options, "server_settings": settings})
+        ready = {"pooler": pooler, "home": home, "replica": target.replica is not None, "parameters": parameters}
+        conn = await _open(target, seconds, ready, {**options, "server_settings": settings})
         if init is not None:
             await _or_terminate(conn, init(conn))
         return conn
@@ -77,7 +80,7 @@ async def connect_asyncpg(
     return await start()
 
 
-async def _open(target: Target, home: str, seconds: float, pooler: bool, options: dict[str, Any]) -> AsyncpgConnection:
+async def _open(target: Target, seconds: float, ready: dict[str, Any], options: dict[str, Any]) -> AsyncpgConnection:
     url, sent = _translated(target)
     options["server_settings"] = merge_settings(sent, options["server_settings"])
     connecting = asyncio.ensure_future(
@@ -93,7 +96,7 @@ async def _open(target: Target, home: str, seconds: float, pooler: bool, options
         raise unreachable(target, error) from error
     try:
         async with asyncio.timeout(seconds):
-            await _or_terminate(conn, conn.ready(pooler=pooler, home=home, replica=target.replica is not None))
+            await _or_terminate(conn, conn.ready(**ready))
     except (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
         raise unreachable(target, error) from error
     return conn

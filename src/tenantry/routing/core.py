@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -35,7 +35,10 @@ from tenantry.perimeter.replica import Ended, Floor, Log
 from tenantry.perimeter.token import Signer
 from tenantry.postgres.connect import merge_dsn
 from tenantry.postgres.discretion import hushed
+from tenantry.postgres.forks import in_child
+from tenantry.routing.parameters import checked
 from tenantry.routing.replicas import Replicas, text
+from tenantry.routing.sessions import as_options
 from tenantry.settings import Settings, load
 
 STARTUP_OPTIONS = " ".join(
@@ -63,6 +66,10 @@ POOLER_SESSIONS = 200
 _PAUSES = 2 * GROW_SECONDS, 1.0
 _MOVE_PAUSES = 0.0005, 0.05
 
+_ROUTES = 2_000  # that are kept; about a kilobyte each
+_BACKENDS = 16  # of one database whose tokens are kept
+_SPARING = 6  # a token is given again for this part of its life
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -74,6 +81,9 @@ class Target:
     dsn: str = field(repr=False)
     size: int
     replica: str | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.dsn)  # which a string keeps; all fields would be gone through each time
 
     @property
     def server(self) -> tuple[str, str | None]:
@@ -100,11 +110,20 @@ class Route:
     floor: Floor | None = None
     """Of a way to a replica: what it must have replayed."""
     age: float = 0.0
+    parameters: Mapping[str, str] | None = None
+    """Of sessions: those that travel with the binding."""
+
+    @property
+    def home(self) -> str | None:
+        """The tenant's schema, if it has one of its own in a database that it shares."""
+        placement = self.tenant.placement
+        own = placement is not None and placement.isolation is Isolation.SCHEMA
+        return placement.schema if placement is not None and own else None
 
     def bind(self, conn: BoundConnectionMixin) -> None:
         """Let a connection's next transactions be the tenant's."""
         home = admitted(self.tenant).schema
-        conn.bind_to(self.mint, self.guard, self.tenant.code, home, self.floor, self.ended)
+        conn.bind_to(self.mint, self.guard, self.tenant.code, home, self.floor, self.ended, self.parameters)
 
 
 class RouterCore:
@@ -112,16 +131,26 @@ class RouterCore:
 
     Args:
         settings: of this process; None: ``tenantry.toml`` and the environment.
+        parameters: of sessions, besides those of the settings; the same name wins over them.
 
     Raises:
-        InvalidSettings: a setting is missing or wrong.
+        InvalidSettings: a setting is missing or wrong, or a parameter is not taken.
+
+    Attributes:
+        parameters: of sessions.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    _routes: tuple[FleetView | None, dict[tuple[int, bool], Route]]
+
+    def __init__(self, settings: Settings | None = None, *, parameters: Mapping[str, str] | None = None) -> None:
         self.settings = settings or load()
         _check_prepares(self.settings)
+        wanted = {**self.settings.parameters, **(parameters or {})}
+        self.parameters = checked(wanted, pooler=self.settings.pooler)
         self._signers: tuple[ActiveKey, Signer] | None = None
         self._targets: tuple[FleetView | None, dict[tuple[str, str, bool, str | None], Target]] = None, {}
+        self._forget_routes()
+        in_child(self._forget_routes)  # they know the process that they were made in
         self.replicas = Replicas()
 
     def way(self, scope: Scope, tenant: Tenant, fleet: FleetView) -> Route:
@@ -179,22 +208,36 @@ class RouterCore:
         return self.replicas.last_write((current_tenant() if tenant is None else tenant).id)
 
     def route(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Route:
-        """The way to a tenant.
+        """The way to a tenant. As long as the view knows nothing new, it is the same one.
 
         Raises:
             TenantNotReady, TenantSuspended, TenantDeleted: it may not work now.
             ShardNotFound: the view does not know the shard, or its login.
         """
+        known, routes = self._routes
+        if known is not fleet or len(routes) >= _ROUTES:
+            self._routes = fleet, (routes := {})
+        key = id(tenant), mode is Mode.READ_ONLY  # a route keeps its tenant, so nobody else gets its id
+        found = routes.get(key)
+        if found is None:
+            found = routes[key] = self._route(tenant, mode, fleet)
+        return found
+
+    def _forget_routes(self) -> None:
+        self._routes = None, {}
+
+    def _route(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Route:
         target = self.target(tenant, fleet)
         mint = self.mint(tenant, target, mode, fleet)
-        return Route(tenant, mode, target, fleet.signing_key(), mint, guard(tenant), self._teller(tenant, mode, fleet))
+        teller, parameters = self._teller(tenant, mode, fleet), self.bound_parameters()
+        return Route(tenant, mode, target, fleet.signing_key(), mint, guard(tenant), teller, parameters=parameters)
 
     def _teller(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Ended | None:
         """What learns from a commit on the primary what reads from replicas need to know; None: there are none."""
         shard, plan = admitted(tenant).shard, fleet.plans.get(tenant.plan)
         if plan is None or not plan.replica_seconds or not fleet.replicas.get(shard):
             return None
-        return Teller(self.replicas, tenant.id, shard, plan.replica_seconds, wrote=mode is Mode.READ_WRITE)
+        return Teller(self, tenant.id, shard, plan.replica_seconds, wrote=mode is Mode.READ_WRITE)
 
     def target(self, tenant: Tenant, fleet: FleetView, replica: Replica | None = None) -> Target:
         """The database where a tenant lives, with the application's login.
@@ -230,13 +273,20 @@ class RouterCore:
             dbname=placement.database,
             user=login.role,
             password=login.password,
-            application_name="tenantry",
+            application_name=self.parameters.get("application_name", "tenantry"),
             connect_timeout=max(2, round(seconds)),
             # A pooler between would refuse them.
-            options=None if self.settings.pooler else STARTUP_OPTIONS,
+            options=None if self.settings.pooler else f"{STARTUP_OPTIONS} {as_options(self._others())}".rstrip(),
         )
         size = min(OWN_DATABASE_CONNECTIONS, self.settings.pool_size) if own else self.settings.pool_size
         return Target(shard.name, placement.database, login.role, dsn, size, None if replica is None else replica.name)
+
+    def bound_parameters(self) -> Mapping[str, str] | None:
+        """The session parameters that travel with each binding, because no startup packet has them."""
+        return self._others() if self.settings.pooler else None
+
+    def _others(self) -> Mapping[str, str]:
+        return {name: value for name, value in self.parameters.items() if name != "application_name"}
 
     def mint(self, tenant: Tenant, target: Target, mode: Mode, fleet: FleetView) -> Callable[[int], str]:
         """What makes a token for each transaction, given the backend's process id."""
@@ -250,7 +300,7 @@ class RouterCore:
         def mint(pid: int) -> str:
             return signer.mint(code, database, role, mode=mode, epoch=epoch, pid=0 if pooler else pid)
 
-        return mint
+        return sparing(mint, self.settings.token_seconds / _SPARING)
 
     def attempts(self, route: Route) -> Attempts:
         """For one transaction that has not begun yet."""
@@ -340,10 +390,10 @@ class Attempts:
 class Teller:
     """Tells what is known of a shard's replicas of one transaction on the primary; see :meth:`Replicas.ended`."""
 
-    __slots__ = ("_replicas", "_seconds", "_shard", "_tenant", "_wrote")
+    __slots__ = ("_router", "_seconds", "_shard", "_tenant", "_wrote")
 
-    def __init__(self, replicas: Replicas, tenant: UUID, shard: str, seconds: int, *, wrote: bool) -> None:
-        self._replicas = replicas
+    def __init__(self, router: RouterCore, tenant: UUID, shard: str, seconds: int, *, wrote: bool) -> None:
+        self._router = router
         self._tenant = tenant
         self._shard = shard
         self._seconds = seconds
@@ -351,7 +401,32 @@ class Teller:
 
     def __call__(self, asked: float, log: Log | None, committed: bool) -> None:
         wrote = committed and self._wrote
-        self._replicas.ended(self._tenant, self._shard, self._seconds, asked, log, wrote=wrote)
+        self._router.replicas.ended(self._tenant, self._shard, self._seconds, asked, log, wrote=wrote)
+
+
+def sparing(mint: Mint, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> Mint:
+    """Mints no other token for a backend until the last one is so old.
+
+    A token is good for many transactions anyway, for as long as it is good at all.
+
+    Args:
+        mint: makes a new one.
+        seconds: how long the last one is given again. What is left of its life is enough for a transaction to begin.
+        clock: seconds, for tests.
+    """
+    minted: dict[int, tuple[float, str]] = {}
+
+    def again(pid: int) -> str:
+        now = clock()
+        until, token = minted.get(pid, (0.0, ""))
+        if now >= until:
+            if len(minted) >= _BACKENDS:
+                minted.clear()
+            token = mint(pid)
+            minted[pid] = now + seconds, token
+        return token
+
+    return again
 
 
 def admitted(tenant: Tenant) -> Placement:
@@ -406,9 +481,12 @@ def unreachable(target: Target, error: Exception) -> ServerUnreachable:
     if any(words in reason for words in _FULL):
         return ServerFull(f"the shard has no connection left: {reason}", where=target.name)
     hint = _POOLER if "unsupported startup parameter" in reason else None
+    if "for parameter" in reason:
+        hint = _PARAMETER
     return ServerUnreachable(f"the shard does not answer: {reason}", where=target.name, hint=hint)
 
 
+_PARAMETER = "correct 'parameters' in tenantry.toml, or TENANTRY_PARAMETERS"
 _FULL = ("too many clients", "too many connections", "connection slots are reserved", "no more connections allowed")
 """The server's and PgBouncer's words; a client is not told the code of an error that ends its login."""
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
 from tenantry.postgres.forks import in_child, leave_to_parent
-from tenantry.routing.core import GROW_SECONDS, Target
+from tenantry.routing.caps import Caps
+from tenantry.routing.census import Census
+from tenantry.routing.core import Target
+from tenantry.routing.lanes import LONGEST_SECONDS, Lanes
 
 _IDLE_SECONDS = 300.0
 _LIFE_SECONDS = 3600.0
-_SHARE_SECONDS = 1.0
 _FEW = 8
 
 Drop = Callable[[Any], None]
@@ -52,27 +54,26 @@ class Place:
     idle_since: float = 0.0
     good: bool = False
     pending: bool = True
+    lane: int = 0
+    homes: set[int] = field(default_factory=set)
+    busy_since: float | None = None
+    lanes: Lanes = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """Somebody who waits for a place. ``place`` is set before ``wake`` is called, from any thread."""
+    """Somebody who wants a place, and waits for it: since when, and for how long for its own lane. ``place`` is set
+    before ``wake`` is called, from any thread."""
 
     key: Key
     size: int
     drop: Drop
-    wake: Callable[[], None]
+    wake: Callable[[], None] = lambda: None
+    home: str | None = None
+    since: float | None = None
+    patience: float | None = None
+    lane: int = 0
     place: Place | None = None
-
-
-@dataclass(slots=True)
-class _Cap:
-    """How many connections a server may be asked for, after it has refused one or others need some: grows by half each
-    time that ``grow_at`` has come, until it is of no effect. ``shares``: what is more than that is closed."""
-
-    limit: int
-    grow_at: float
-    shares: bool = False
 
 
 @dataclass(slots=True)
@@ -111,7 +112,7 @@ class Ledger:
         in_child(self._in_child)
 
     def __len__(self) -> int:
-        return self._total
+        return self._census.total
 
     @property
     def idle(self) -> int:
@@ -120,51 +121,59 @@ class Ledger:
 
     def count(self, key: Key) -> int:
         """How many places a database has."""
-        return self._counts.get(key, 0)
+        return self._census.of_key[key]
 
-    def take(self, key: Key, size: int, drop: Drop) -> Place | None:
+    def take(self, key: Key, size: int, drop: Drop, home: str | None = None) -> Place | None:
         """A place for a connection to ``key``; None if there is no room now: then :meth:`queue`.
 
         Args:
             key: what the connection leads to.
             size: the most places that ``key`` may have.
             drop: closes a connection to it.
+            home: the schema that it is for, if others live in others there; see :class:`Lanes`.
         """
         doomed = _Doomed()
         with self._lock:
-            place = self._find(key, size, drop, doomed)
+            idle = self._idle_of.get(key) if home is None else None
+            if idle:
+                place: Place | None = self._use(idle[-1], None, self._clock())
+            else:
+                place = self._find(Waiter(key, size, drop, home=home), doomed)
             self._retire(doomed)
         doomed.settle()
         return place
 
-    def queue(self, key: Key, size: int, drop: Drop, wake: Callable[[], None]) -> Waiter:
+    def queue(self, key: Key, size: int, drop: Drop, wake: Callable[[], None], home: str | None = None) -> Waiter:
         """Wait for a place; see :class:`Waiter`. It may be there at once.
 
         Every waiter calls :meth:`collect` or :meth:`leave` in the end.
         """
-        waiter = Waiter(key, size, drop, wake)
+        waiter = Waiter(key, size, drop, wake, home)
         doomed = _Doomed()
         with self._lock:
-            waiter.place = self._find(key, size, drop, doomed)
+            waiter.place = self._find(waiter, doomed)
             if waiter.place is None:
+                waiter.since = self._clock()
                 self._waiters[waiter] = None
+                if home is not None:
+                    self._lanes[key].wait(waiter, home)
         doomed.settle()
         return waiter
 
     def retry(self, waiter: Waiter) -> None:
-        """Look again for a place: time alone may have made one free, after a server has refused connections."""
+        """Look again for a place: time alone may have made one free, after a server has refused connections, or a lane
+        has been waited for long enough."""
         doomed = _Doomed()
         with self._lock:
-            if self._caps and waiter in self._waiters:
-                waiter.place = self._find(waiter.key, waiter.size, waiter.drop, doomed)
-                if waiter.place is not None:
-                    del self._waiters[waiter]
+            if (self._caps or waiter.patience is not None) and waiter in self._waiters:
+                waiter.patience = None if waiter.patience is None else 0.0
+                self._serve_one(waiter, doomed)
         doomed.settle()
 
     def collect(self, waiter: Waiter) -> Place | None:
         """Wait no more: the place that was given, if one was."""
         with self._lock:
-            self._waiters.pop(waiter, None)
+            self._dismiss(waiter)
             place, waiter.place = waiter.place, None
         return place
 
@@ -181,7 +190,7 @@ class Ledger:
         doomed = _Doomed()
         with self._lock:
             if place.term == self._term:
-                self._settle(place)
+                self._census.settle(place)
                 self._serve(doomed)
         doomed.settle()
 
@@ -196,15 +205,17 @@ class Ledger:
             if place.term != self._term:
                 doomed.places.append(place) if place.pid == self._pid else leave_to_parent(place)
             elif keep and place.item is not None and not self._is_surplus(place):
-                self._settle(place)
-                self._good[place.key.target] += not place.good
-                place.good = True
+                if not place.good:
+                    self._census.served(place)
                 place.idle_since = self._clock()
+                place.lanes.free(place)
                 self._idle[place] = None
                 self._idle_of.setdefault(place.key, deque()).append(place)
+                if self._waiters and not self._serve_lane(place, doomed):
+                    self._serve(doomed)
             else:
-                self._free(place, doomed)
-            self._serve(doomed)
+                self._free(place, doomed, renewed=keep)
+                self._serve(doomed)
             if self._caps:
                 self._serve(doomed)  # where there is room again, somebody who waits finds out
         doomed.settle()
@@ -216,15 +227,15 @@ class Ledger:
             Whether this process has so few that others should share.
         """
         with self._lock:
-            good = self._good[target]
-            self._caps[target] = _Cap(good, self._clock() + GROW_SECONDS)
+            good = self._census.good[target]
+            self._caps.hold_back(target, good, self._clock())
         return good < max(1, target.size // _FEW)
 
     def go_on(self, target: Target) -> None:
         """Who was refused does not try again, or the reason was another: let the next who waits try."""
         doomed = _Doomed()
         with self._lock:
-            if self._caps.pop(target, None) is not None:
+            if self._caps.lift(target):
                 self._serve(doomed)
         doomed.settle()
 
@@ -236,9 +247,9 @@ class Ledger:
         """
         self.drop(lambda key: matches(key.target))
         with self._lock:
-            for target, total in self._totals.items():
+            for target, total in self._census.of_target.items():
                 if matches(target) and total > 1:
-                    self._caps[target] = _Cap(max(1, total * 3 // 4), self._clock() + _SHARE_SECONDS, True)
+                    self._caps.share(target, total, self._clock())
 
     def drop(self, matches: Callable[[Key], bool]) -> None:
         """Close the connections that nobody uses, of all keys that match."""
@@ -265,52 +276,39 @@ class Ledger:
         self._forget_all()
 
     def _forget_all(self) -> None:
-        self._total = 0
-        self._pending: Counter[tuple[str, str | None]] = Counter()  # by server: a silent one must not take all places
-        self._totals: Counter[Target] = Counter()
-        self._good: Counter[Target] = Counter()  # those that have served
-        self._caps: dict[Target, _Cap] = {}
-        self._counts: dict[Key, int] = {}
+        self._census = Census()
+        self._caps = Caps()
         self._idle: OrderedDict[Place, None] = OrderedDict()
         self._idle_of: dict[Key, deque[Place]] = {}
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._lanes: defaultdict[Key, Lanes] = defaultdict(Lanes)
         self._pid = os.getpid()
 
-    def _find(self, key: Key, size: int, drop: Drop, doomed: _Doomed, *, swap: bool = True) -> Place | None:
+    def _find(self, wish: Waiter, doomed: _Doomed, *, swap: bool = True) -> Place | None:
+        key, target, now, census = wish.key, wish.key.target, self._clock(), self._census
+        capped = bool(self._caps) and self._caps.holds(target, census.of_target[target])
         if idle := self._idle_of.get(key):
-            place = idle[-1]
-            self._unlist(place)
-            return place
-        if self._counts.get(key, 0) >= size or self._pending[key.target.server] >= max(1, self.budget // 2):
+            place = idle[-1] if wish.home is None else idle[-1].lanes.choose(wish, wish.home, now)
+            if place is not None:
+                return self._use(place, wish.home, now)
+            if capped or census.total >= self.budget:
+                return None  # it waits for its lane; that costs nobody a connection
+        if census.of_key[key] >= wish.size or census.pending[target.server] >= max(1, self.budget // 2):
             return None
-        if self._is_capped(key.target) and not (
-            (swap and self._swap(key.target, doomed)) or self._may_grow(key.target)
-        ):
+        if capped and not ((swap and self._swap(target, doomed)) or self._caps.may_grow(target, now, self.budget)):
             return None
-        if self._total >= self.budget:
+        if census.total >= self.budget:
             if not self._idle:
                 return None
             self._evict(next(iter(self._idle)), doomed)
-        self._total += 1
-        self._totals[key.target] += 1
-        self._pending[key.target.server] += 1
-        self._counts[key] = self._counts.get(key, 0) + 1
-        return Place(key, drop, self._clock(), self._term, self._pid)
+        place = Place(key, wish.drop, now, self._term, self._pid, lanes=self._lanes[key])
+        census.add(place)
+        place.lanes.add(place, wish)
+        return place.lanes.use(place, wish.home, now)
 
-    def _is_capped(self, target: Target) -> bool:
-        cap = self._caps.get(target)
-        return cap is not None and self._totals[target] >= cap.limit
-
-    def _may_grow(self, target: Target) -> bool:
-        """Whether the time has come to ask the server for one more connection."""
-        cap = self._caps[target]
-        if self._clock() < cap.grow_at:
-            return False
-        cap.limit += max(1, cap.limit // 2)
-        cap.grow_at = self._clock() + GROW_SECONDS
-        if cap.limit >= self.budget:
-            del self._caps[target]
-        return True
+    def _use(self, place: Place, home: str | None, now: float) -> Place:
+        self._unlist(place)
+        return place.lanes.use(place, home, now)
 
     def _swap(self, target: Target, doomed: _Doomed) -> bool:
         """Make room on the server itself: somebody else's idle connection to the same database goes."""
@@ -319,27 +317,41 @@ class Ledger:
             self._evict(other, doomed)
         return other is not None
 
-    def _settle(self, place: Place) -> None:
-        self._pending[place.key.target.server] -= place.pending
-        place.pending = False
-
     def _is_surplus(self, place: Place) -> bool:
-        """Whether a connection that comes back is closed: it is old, or others need it."""
-        cap = self._caps.get(place.key.target)
-        if cap is not None and cap.shares and self._totals[place.key.target] > cap.limit:
+        """Whether a connection that comes back is closed: it is old, knows too much, or others need it."""
+        now, target = self._clock(), place.key.target
+        if self._caps and self._caps.is_surplus(target, self._census.of_target[target]):
             return True
-        return self._clock() - place.born >= _LIFE_SECONDS
+        return now - place.born >= _LIFE_SECONDS or (bool(place.homes) and place.lanes.is_overgrown(place, now))
 
     def _serve(self, doomed: _Doomed) -> None:
         """What has become free goes to the first who waits and can use it; to one who has to connect anew, where that
         costs another's connection, only if nobody can use it as it is."""
         for swap in (False, True) if self._caps else (True,):
             for waiter in self._waiters:
-                waiter.place = self._find(waiter.key, waiter.size, waiter.drop, doomed, swap=swap)
-                if waiter.place is not None:
-                    del self._waiters[waiter]
+                if self._serve_one(waiter, doomed, swap=swap):
                     doomed.woken.append(waiter)
                     return
+
+    def _serve_one(self, waiter: Waiter, doomed: _Doomed, *, swap: bool = True) -> bool:
+        waiter.place = self._find(waiter, doomed, swap=swap)
+        if waiter.place is not None:
+            self._dismiss(waiter)
+        return waiter.place is not None
+
+    def _serve_lane(self, place: Place, doomed: _Doomed) -> bool:
+        """A lane that has become free goes to who waits for it, unless somebody has waited for any for too long."""
+        waiter = place.lanes.next(place)
+        if waiter is None or self._clock() - (next(iter(self._waiters)).since or 0) > LONGEST_SECONDS:
+            return False
+        served = self._serve_one(waiter, doomed)
+        if served:
+            doomed.woken.append(waiter)
+        return served
+
+    def _dismiss(self, waiter: Waiter) -> None:
+        if self._waiters.pop(waiter, self) is None and waiter.home is not None:
+            self._lanes[waiter.key].leave(waiter)
 
     def _retire(self, doomed: _Doomed) -> None:
         """Close what has been idle for long; two at a time, so that nobody pays for many."""
@@ -365,14 +377,8 @@ class Ledger:
         if not idle:
             del self._idle_of[place.key]
 
-    def _free(self, place: Place, doomed: _Doomed) -> None:
-        self._total -= 1
-        self._settle(place)
-        for counter, is_counted in ((self._totals, True), (self._good, place.good)):
-            counter[place.key.target] -= is_counted
-            if not counter[place.key.target]:
-                del counter[place.key.target]
-        self._counts[place.key] -= 1
-        if not self._counts[place.key]:
-            del self._counts[place.key]
+    def _free(self, place: Place, doomed: _Doomed, *, renewed: bool = False) -> None:
+        place.lanes.remove(place, renewed=renewed)
+        if self._census.remove(place) and not place.lanes.is_waited_for:
+            del self._lanes[place.key]
         doomed.places.append(place)

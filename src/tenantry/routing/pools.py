@@ -36,14 +36,14 @@ class Pools:
         return len(self.ledger)
 
     @contextmanager
-    def lease(self, target: Target) -> Iterator[BoundConnection]:
+    def lease(self, target: Target, home: str | None = None) -> Iterator[BoundConnection]:
         """A connection to a database, for the length of the block. It comes back unbound, or not at all.
 
         Raises:
             NoCapacity: none became free in time.
             ServerUnreachable: the server does not answer.
         """
-        place = self.take(target)
+        place = self.take(target, home)
         try:
             yield place.item
         except BaseException as error:
@@ -51,14 +51,17 @@ class Pools:
             raise
         self.give(place)
 
-    def take(self, target: Target) -> Place:
+    def take(self, target: Target, home: str | None = None) -> Place:
         """A place with a connection in it. Who takes one gives it back, whatever happens.
+
+        Args:
+            home: the schema that it is for, if it is one of several; it comes back to the same connection.
 
         Raises:
             NoCapacity: none became free in time.
             ServerUnreachable: the server does not answer.
         """
-        place = take(self.ledger, Key(target), target.size, _drop, self.seconds)
+        place = take(self.ledger, Key(target), target.size, _drop, self.seconds, home)
         if place.item is None:
             try:
                 place.item = self._connect(target)

@@ -35,14 +35,14 @@ class AsyncPools:
         return len(self.ledger)
 
     @asynccontextmanager
-    async def lease(self, target: Target) -> AsyncIterator[AsyncBoundConnection]:
+    async def lease(self, target: Target, home: str | None = None) -> AsyncIterator[AsyncBoundConnection]:
         """A connection to a database, for the length of the block. It comes back unbound, or not at all.
 
         Raises:
             NoCapacity: none became free in time.
             ServerUnreachable: the server does not answer.
         """
-        place = await self.take(target)
+        place = await self.take(target, home)
         try:
             yield place.item
         except BaseException as error:
@@ -50,14 +50,17 @@ class AsyncPools:
             raise
         self.give(place)
 
-    async def take(self, target: Target) -> Place:
+    async def take(self, target: Target, home: str | None = None) -> Place:
         """A place with a connection in it. Who takes one gives it back, whatever happens.
+
+        Args:
+            home: the schema that it is for, if it is one of several; it comes back to the same connection.
 
         Raises:
             NoCapacity: none became free in time.
             ServerUnreachable: the server does not answer.
         """
-        place = await take_async(self.ledger, Key(target), target.size, _drop, self.seconds)
+        place = await take_async(self.ledger, Key(target), target.size, _drop, self.seconds, home)
         if place.item is None:
             try:
                 place.item = await self._connect(target)

@@ -44,7 +44,7 @@ def carry_to_process(function: Callable[P, R], router: MakeRouter) -> Callable[P
             hint="give a function of a module that returns the router of the process which calls it",
         )
     scope = present_scope(function)
-    return Job(function, router, scope.tenant.id, scope.mode)
+    return Job(function, router, scope.tenant.id, scope.mode, scope.after)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Job(Generic[P, R]):
     router: MakeRouter
     tenant_id: UUID
     mode: Mode
+    after: str | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns or raises.
@@ -65,5 +66,5 @@ class Job(Generic[P, R]):
             ServerUnreachable: the catalog does not answer.
         """
         router = self.router()
-        with router.tenant_scope(router.find(tenant_id=self.tenant_id), mode=self.mode):
+        with router.tenant_scope(router.find(tenant_id=self.tenant_id), mode=self.mode, after=self.after):
             return self.function(*args, **kwargs)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -46,13 +46,14 @@ class Router(RouterCore):
 
     Args:
         settings: of this process; None: ``tenantry.toml`` and the environment.
+        parameters: of sessions, such as ``{"TimeZone": "Europe/Berlin"}``, besides those of the settings.
 
     Raises:
-        InvalidSettings: a setting is missing or wrong.
+        InvalidSettings: a setting is missing or wrong, or a parameter is not taken.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings | None = None, *, parameters: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings, parameters=parameters)
         self.view = CatalogView(
             self.settings.catalog_dsn,
             cache_size=self.settings.cache_size,
@@ -209,7 +210,7 @@ class Router(RouterCore):
         attempts: Attempts | None = None
         while True:
             try:
-                passage = Passage(self, route, self.pools.take(route.target))
+                passage = Passage(self, route, self.pools.take(route.target, route.home))
             except ServerUnreachable as error:
                 attempts = attempts or self.attempts(route)
                 route = self.recover(error, route, attempts, lost=False)
@@ -322,7 +323,7 @@ class Passage:
             self._leave()
             self._route = self._router.recover(error, self._route, self._attempts, lost=lost)
             try:
-                self._go_on(pools.take(self._route.target))
+                self._go_on(pools.take(self._route.target, self._route.home))
                 return
             except (TenantryError, psycopg.Error) as another:
                 error = another

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -45,13 +45,14 @@ class AsyncRouter(RouterCore):
 
     Args:
         settings: of this process; None: ``tenantry.toml`` and the environment.
+        parameters: of sessions, such as ``{"TimeZone": "Europe/Berlin"}``, besides those of the settings.
 
     Raises:
-        InvalidSettings: a setting is missing or wrong.
+        InvalidSettings: a setting is missing or wrong, or a parameter is not taken.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings | None = None, *, parameters: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings, parameters=parameters)
         self.view = AsyncCatalogView(
             self.settings.catalog_dsn,
             cache_size=self.settings.cache_size,
@@ -210,7 +211,7 @@ class AsyncRouter(RouterCore):
         attempts: Attempts | None = None
         while True:
             try:
-                passage = AsyncPassage(self, route, await self.pools.take(route.target))
+                passage = AsyncPassage(self, route, await self.pools.take(route.target, route.home))
             except ServerUnreachable as error:
                 attempts = attempts or self.attempts(route)
                 route = await self.recover(error, route, attempts, lost=False)
@@ -323,7 +324,7 @@ class AsyncPassage:
             self._leave()
             self._route = await self._router.recover(error, self._route, self._attempts, lost=lost)
             try:
-                await self._go_on(await pools.take(self._route.target))
+                await self._go_on(await pools.take(self._route.target, self._route.home))
                 return
             except (TenantryError, psycopg.Error) as another:
                 error = another

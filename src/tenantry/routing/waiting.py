@@ -15,7 +15,7 @@ from tenantry.routing.ledger import Drop, Key, Ledger, Place
 _AGAIN_SECONDS = 2.0
 
 
-async def take_async(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float) -> Place:
+async def take_async(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float, home: str | None = None) -> Place:
     """A place for a connection; see :meth:`Ledger.take`.
 
     Args:
@@ -24,7 +24,7 @@ async def take_async(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: f
     Raises:
         NoCapacity: none became free in time.
     """
-    place = ledger.take(key, size, drop)
+    place = ledger.take(key, size, drop, home)
     if place is not None:
         return place
     loop = asyncio.get_running_loop()
@@ -36,30 +36,34 @@ async def take_async(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: f
         except RuntimeError:  # the loop has ended, and with it who waited
             ledger.leave(waiter)
 
-    waiter = ledger.queue(key, size, drop, wake)
+    waiter = ledger.queue(key, size, drop, wake, home)
+    again = waiter.patience or _AGAIN_SECONDS
     try:
         until = time.monotonic() + seconds
         while waiter.place is None and (left := until - time.monotonic()) > 0:
-            await asyncio.wait([served], timeout=min(left, _AGAIN_SECONDS))
+            await asyncio.wait([served], timeout=min(left, again))
             ledger.retry(waiter)
+            again = _AGAIN_SECONDS
     except BaseException:
         ledger.leave(waiter)
         raise
     return ledger.collect(waiter) or _refuse(ledger, key, size, seconds)
 
 
-def take(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float) -> Place:
+def take(ledger: Ledger, key: Key, size: int, drop: Drop, seconds: float, home: str | None = None) -> Place:
     """The same for threads."""
-    place = ledger.take(key, size, drop)
+    place = ledger.take(key, size, drop, home)
     if place is not None:
         return place
     served = Event()
-    waiter = ledger.queue(key, size, drop, served.set)
+    waiter = ledger.queue(key, size, drop, served.set, home)
+    again = waiter.patience or _AGAIN_SECONDS
     try:
         until = time.monotonic() + seconds
         while waiter.place is None and (left := until - time.monotonic()) > 0:
-            served.wait(min(left, _AGAIN_SECONDS))
+            served.wait(min(left, again))
             ledger.retry(waiter)
+            again = _AGAIN_SECONDS
     except BaseException:
         ledger.leave(waiter)
         raise

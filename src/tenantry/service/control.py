@@ -14,6 +14,7 @@ from tenantry.catalog.store import CatalogStore
 from tenantry.operations.engine import LEASE_SECONDS, Engine
 from tenantry.operations.kinds import KINDS
 from tenantry.placements.estate import Estate
+from tenantry.placements.warm import Reserve
 from tenantry.settings import Settings, load
 
 
@@ -33,6 +34,7 @@ class Control:
         self.actor = actor or _user()
         self.store = CatalogStore(self.settings.control_dsn, seconds=self.settings.connect_seconds)
         self.estate = Estate(self.store, self.settings)
+        self.reserve = Reserve(self.estate)
         self.engine = Engine(self.store, self.estate, KINDS, lease_seconds=lease_seconds)
         self._stack = AsyncExitStack()
 
@@ -44,6 +46,7 @@ class Control:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.reserve.close()
         await self._stack.aclose()
 
     async def audit(self, action: str, subject: str, reason: str | None = None, **detail: Any) -> None:

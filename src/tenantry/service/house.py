@@ -17,8 +17,9 @@ from tenantry.catalog.store import fetch
 from tenantry.errors import Conflict, InvalidInput, TenantryError
 from tenantry.model import House, Isolation, KeyType, parse_identifier, shown
 from tenantry.perimeter.token import KEY_BYTES
-from tenantry.placements.levels import new_space
+from tenantry.placements.levels import new_spaces
 from tenantry.placements.space import Space
+from tenantry.placements.sweep import sweep
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
 from tenantry.postgres.discretion import verifier
 from tenantry.service import key as keys
@@ -28,6 +29,9 @@ log = logging.getLogger("tenantry.service")
 
 LIBRARY = "tenantry_library"
 LOGIN = "tenantry_reader"
+
+_AT_ONCE = {Isolation.SCHEMA: 25, Isolation.DATABASE: 1}
+"""Homes that one operation builds: who stops a worker waits for it."""
 
 _PLANS = (
     ("free", Isolation.POOLED, 1, {"statement_timeout": "30s", "lock_timeout": "5s"}),
@@ -176,9 +180,9 @@ async def refill(control: Control, *, until: asyncio.Event | None = None) -> int
     failed: TenantryError | None = None
     for (shard, level), count in (await missing_homes(control)).items():
         try:
-            while count > 0 and not _is_set(until) and await _build(control, shard, level):
-                built += 1
-                count -= 1
+            while count > 0 and not _is_set(until) and (more := await _build(control, shard, level, count)):
+                built += more
+                count -= more
         except TenantryError as error:
             log.error("%s (%s)", error, error.where)
             failed = failed or error
@@ -192,32 +196,40 @@ async def missing_homes(control: Control) -> dict[tuple[str, Isolation], int]:
     wanted = await _wanted(control)
     missing = {}
     for shard in await control.store.fetch("open_shards", {"shard": None}):
-        for level, count in wanted.items():
+        for level, (count, _) in wanted.items():
             ready = await control.store.fetch("ready_spaces", _pool(control, shard["name"], level))
             missing[shard["name"], level] = max(0, count - ready[0]["ready"])
     return missing
 
 
-async def _wanted(control: Control) -> dict[Isolation, int]:
-    wanted: dict[Isolation, int] = {}
+async def _wanted(control: Control) -> dict[Isolation, tuple[int, str]]:
+    """How many homes each level is to have, and the plan that wants most."""
+    wanted: dict[Isolation, tuple[int, str]] = {}
     for row in await control.store.fetch("plans"):
         level = Isolation(row["isolation"])
         if level is not Isolation.POOLED:
-            wanted[level] = max(wanted.get(level, 0), row["warm"])
+            wanted[level] = max(wanted.get(level, (0, "")), (row["warm"], row["name"]))
     return wanted
 
 
-async def _build(control: Control, shard: str, level: Isolation) -> bool:
-    """Build one home; not if others have filled the pool meanwhile."""
-    wanted = (await _wanted(control)).get(level, 0)
+async def _build(control: Control, shard: str, level: Isolation, count: int) -> int:
+    """Build at most so many homes, and return how many: fewer if others have filled the pool meanwhile."""
+    wanted, plan = (await _wanted(control)).get(level, (0, ""))
+    key_type = (await control.store.house()).key_type
     async with control.store.transaction() as conn:
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantry refill', 0))")
-        if (await fetch(conn, "ready_spaces", _pool(control, shard, level)))[0]["ready"] >= wanted:
-            return False
-        space = await new_space(control.estate, conn, shard, level)
-        operation = await control.engine.start(conn, "refill", {"spaces": [space.id]}, [], control.actor)
+        ready = (await fetch(conn, "ready_spaces", _pool(control, shard, level)))[0]["ready"]
+        count = max(0, min(count, wanted - ready, _AT_ONCE[level]))
+        if count == 0:
+            return 0
+        spaces = await new_spaces(control.estate, conn, [shard] * count, level)
+        args: dict[str, Any] = {"spaces": [space.id for space in spaces]}
+        if level is Isolation.DATABASE and key_type is not KeyType.TEXT:
+            keys = [row["key"] for row in await fetch(conn, "new_keys", (key_type, count))]
+            args |= {"keys": keys, "plan": plan}
+        operation = await control.engine.start(conn, "refill", args, [], control.actor)
     await control.engine.run(operation)
-    return True
+    return count
 
 
 def _pool(control: Control, shard: str, level: Isolation) -> tuple[str, Isolation, str]:
@@ -226,7 +238,8 @@ def _pool(control: Control, shard: str, level: Isolation) -> tuple[str, Isolatio
 
 
 async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
-    """Finish or undo what was left open, renew the signing key before it ends, refill the warm pools.
+    """Finish or undo what was left open, clear away what others had in reserve when they died, renew the signing key
+    before it ends, refill the warm pools.
 
     Returns how many operations were worked on. What fails is logged, and tried again when its time has come.
 
@@ -245,6 +258,7 @@ async def work(control: Control, *, until: asyncio.Event | None = None) -> int:
             log.error("%s (%s)", error, error.where)
             await control.store.fetch("now")  # raises if it is the catalog that is away: every next turn would fail too
         worked += 1
+    await sweep(control.estate)
     with suppress(TenantryError):
         worked += await refill(control, until=until)
     try:

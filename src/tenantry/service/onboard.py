@@ -19,9 +19,10 @@ from tenantry.errors import (
     SlugTaken,
     TenantryError,
 )
-from tenantry.model import Isolation, ShardState, TenantState, parse_key, shown
+from tenantry.model import Isolation, ShardState, parse_key, shown
 from tenantry.service.control import Control
-from tenantry.service.tenant import NewTenant, create_many, parse_isolation, parse_tenant
+from tenantry.service.reserve import NewTenant
+from tenantry.service.tenant import create_many, parse_isolation, parse_tenant
 
 COLUMNS = ("slug", "name", "key", "plan", "isolation", "shard")
 """The columns that a file may have; only ``slug`` must be there. An empty cell is the default."""
@@ -194,9 +195,9 @@ async def _taken(control: Control, lines: Sequence[Line]) -> tuple[dict[str, str
     for start in range(0, len(lines), _LOOKUP):
         some = [line.tenant for line in lines[start : start + _LOOKUP]]
         wanted = [str(tenant.key) for tenant in some if tenant.key is not None]
-        for row in await control.store.fetch("taken", ([tenant.slug for tenant in some], wanted)):
+        for row in await control.store.fetch("taken", {"slugs": [tenant.slug for tenant in some], "keys": wanted}):
             keys.add(row["key"])
-            if row["state"] != TenantState.DELETED:
+            if row["slug"] is not None:
                 slugs[row["slug"]] = row["key"]
     return slugs, keys
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,29 +21,14 @@ from tenantry.errors import (
 )
 from tenantry.model import Isolation, KeyType, Tenant, TenantKey, TenantState, parse_key, parse_slug, shown
 from tenantry.service.control import Control
+from tenantry.service.reserve import NewTenant as NewTenant
+from tenantry.service.reserve import give, taken
 
 BATCH = 1000
 """Tenants of one operation when many are created at once."""
 
 _NAME_LENGTH = 200
 _PAGE = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class NewTenant:
-    """A tenant to be created.
-
-    Args:
-        slug: its name in URLs.
-        name: the organisation's name; None: the slug.
-        key: what the application stores in its tenant column; None: the next number, a random UUID, or the slug.
-        plan: the name of its plan.
-    """
-
-    slug: str
-    name: str | None = None
-    key: TenantKey | None = None
-    plan: str = "free"
 
 
 async def create(
@@ -69,7 +53,14 @@ async def create(
         PlanNotFound, ShardNotFound, NoCapacity: there is no place for it.
         OperationFailed: a server failed; nothing is left behind, or a worker finishes it.
     """
-    created = await create_many(control, [NewTenant(slug, name, key, plan)], isolation=isolation, shard=shard)
+    chosen = parse_isolation(isolation)
+    new = await parse_tenant(control, NewTenant(slug, name, key, plan))
+    created = await give(control, [new], chosen, shard)
+    if created is None:
+        if shard is not None:
+            await control.store.shard(shard)
+        level = (await control.store.plan(plan)).isolation
+        created = await _create_batch(control, [new], chosen or level, shard)
     return created[0]
 
 
@@ -88,15 +79,28 @@ async def create_many(
     chosen = parse_isolation(isolation)
     if shard is not None:
         await control.store.shard(shard)
-    groups: dict[Isolation, list[NewTenant]] = {}
+    groups: dict[tuple[Isolation, str], list[NewTenant]] = {}
     plans = {name: await control.store.plan(name) for name in {tenant.plan for tenant in tenants}}
     for tenant in tenants:
-        groups.setdefault(chosen or plans[tenant.plan].isolation, []).append(await parse_tenant(control, tenant))
+        level = chosen or plans[tenant.plan].isolation
+        at_once = level is Isolation.POOLED and tenant.key is None
+        group = groups.setdefault((level, tenant.plan if at_once else ""), [])
+        group.append(await parse_tenant(control, tenant))
     created: list[Tenant] = []
-    for level, group in groups.items():
+    for (level, plan), group in groups.items():
         for start in range(0, len(group), BATCH):
-            created += await _create_batch(control, group[start : start + BATCH], level, shard)
+            batch = group[start : start + BATCH]
+            given = await _give_batch(control, batch, chosen, shard) if plan else None
+            created += given or await _create_batch(control, batch, level, shard)
     return created
+
+
+async def _give_batch(
+    control: Control, tenants: Sequence[NewTenant], isolation: Isolation | None, shard: str | None
+) -> list[Tenant] | None:
+    async with control.store.connection() as conn:
+        await _refuse_taken(conn, tenants, [])
+    return await give(control, tenants, isolation, shard)
 
 
 def parse_isolation(value: Isolation | str | None) -> Isolation | None:
@@ -147,7 +151,7 @@ async def _create_batch(
                 ),
             )
         except psycopg.errors.UniqueViolation as error:
-            raise _just_taken(error) from None
+            raise taken(error) from None
         args = {"isolation": isolation, "shard": shard}
         operation = await control.engine.start(conn, "provision", args, ids, control.actor)
     state = await control.engine.run(operation)
@@ -159,38 +163,18 @@ async def _create_batch(
 
 async def _keys(control: Control, conn: Conn, tenants: Sequence[NewTenant]) -> list[str]:
     key_type = (await control.store.house()).key_type
-    missing = sum(tenant.key is None for tenant in tenants)
+    if key_type is KeyType.TEXT:
+        return [tenant.slug if tenant.key is None else str(tenant.key) for tenant in tenants]
     given = {str(tenant.key) for tenant in tenants if tenant.key is not None}
-    numbers = iter(await _new_numbers(conn, missing, given) if key_type is KeyType.BIGINT else ())
-    keys = []
-    for tenant in tenants:
-        if tenant.key is not None:
-            keys.append(str(tenant.key))
-        elif key_type is KeyType.BIGINT:
-            keys.append(next(numbers))
-        else:
-            keys.append(str(uuid4()) if key_type is KeyType.UUID else tenant.slug)
-    return keys
-
-
-async def _new_numbers(conn: Conn, count: int, given: set[str]) -> list[str]:
-    """The next numbers that are nobody's key. Those that operators have chosen themselves are passed over, in ever
-    larger steps: there may be a million of them in a row."""
-    numbers: list[str] = []
-    drawn = count
-    while len(numbers) < count:
-        found = [str(row["key"]) for row in await fetch(conn, "new_keys", (drawn,))]
-        taken = given | {row["key"] for row in await fetch(conn, "taken", ([], found))}
-        numbers += [number for number in found if number not in taken]
-        drawn *= 2
-    return numbers[:count]
-
-
-def _just_taken(error: psycopg.errors.UniqueViolation) -> SlugTaken | KeyTaken:
-    """Somebody else has taken it between our look and our writing. The server says what: ``Key (slug)=(acme)...``."""
-    what, kind = ("slug", SlugTaken) if error.diag.constraint_name == "tenants_slug" else ("key", KeyTaken)
-    value = (error.diag.message_detail or "").partition("=(")[2].rpartition(")")[0]
-    return kind(f"the {what} {value!r} has just been taken by somebody else")
+    drawn: set[str] = set()
+    fresh: list[str] = []
+    missing = len(tenants) - sum(tenant.key is not None for tenant in tenants)
+    while len(fresh) < missing:  # a number may be another's of these tenants
+        rows = await fetch(conn, "new_keys", (key_type, missing + len(given)))
+        fresh += [row["key"] for row in rows if row["key"] not in given | drawn]
+        drawn |= {row["key"] for row in rows}
+    numbers = iter(fresh)
+    return [next(numbers) if tenant.key is None else str(tenant.key) for tenant in tenants]
 
 
 async def _refuse_taken(conn: Conn, tenants: Sequence[NewTenant], keys: Sequence[str]) -> None:
@@ -199,11 +183,10 @@ async def _refuse_taken(conn: Conn, tenants: Sequence[NewTenant], keys: Sequence
         if len(set(values)) < len(values):
             twice = next(value for value in values if values.count(value) > 1)
             raise error(f"the {what} {twice!r} stands twice among the tenants to create")
-    for row in await fetch(conn, "taken", (slugs, list(keys))):
-        if row["slug"] in slugs and row["state"] != TenantState.DELETED:
+    for row in await fetch(conn, "taken", {"slugs": slugs, "keys": list(keys)}):
+        if row["slug"] is not None:
             raise SlugTaken(f"the slug {row['slug']!r} is taken")
-        if row["key"] in keys:
-            raise KeyTaken(f"the key {row['key']!r} is taken", hint="a deleted tenant's key is never used again")
+        raise KeyTaken(f"the key {row['key']!r} is taken", hint="a deleted tenant's key is never used again")
 
 
 async def _by_id(control: Control, ids: Sequence[UUID]) -> list[Tenant]:

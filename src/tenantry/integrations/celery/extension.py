@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from typing import Any, cast
+from uuid import UUID
 
 from celery import Celery, signals
 
 from tenantry.context import current_scope
 from tenantry.errors import InvalidInput
 from tenantry.integrations.celery.canvas import pin_embedded
-from tenantry.integrations.celery.headers import Recipient
+from tenantry.integrations.celery.headers import AFTER, Recipient
 from tenantry.integrations.celery.task import TenantTask, WhenRefused, check_refused, leave
 from tenantry.model import shown
 from tenantry.routing.router import Router
@@ -64,6 +65,8 @@ class Tenantry:
         if recipient is None:
             recipient = starter
             headers.update(recipient.headers)
+        if isinstance(recipient.tenant, UUID) and (after := self.router.replicas.last_write(recipient.tenant)):
+            headers[AFTER] = after
         if isinstance(body, tuple):  # version 2 of Celery's protocol
             pin_embedded(body[2], recipient, starter)
 

@@ -1,7 +1,7 @@
-"""What a message says about its tenant, in two headers of plain text. Pure.
+"""What a message says about its tenant, in headers of plain text. Pure.
 
 ``tenantry_tenant`` is ``id:UUID``, ``slug:SLUG`` or ``nobody``; ``tenantry_mode`` is ``rw`` or ``ro``. It is a claim
-and no proof: the worker looks the tenant up.
+and no proof: the worker looks the tenant up. ``tenantry_after`` may be there: what reads from a replica must see.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tenantry.model import Mode, Tenant, parse_slug, shown
 
 TENANT = "tenantry_tenant"
 MODE = "tenantry_mode"
+AFTER = "tenantry_after"
 _NOBODY = "nobody"
 
 
@@ -27,15 +28,17 @@ class Recipient:
     Args:
         tenant: its id, its slug, or None: nobody.
         mode: what the task may do in the tenant's name.
+        after: what a router's ``last_write`` has returned, so that the task sees what had been written.
     """
 
     tenant: UUID | str | None = None
     mode: Mode = Mode.READ_WRITE
+    after: str | None = None
 
     @classmethod
     def of(cls, scope: Scope | None) -> Self:
         """The tenant of a scope; nobody outside of one."""
-        return cls() if scope is None else cls(scope.tenant.id, scope.mode)
+        return cls() if scope is None else cls(scope.tenant.id, scope.mode, scope.after)
 
     @classmethod
     def named(cls, tenant: Tenant | str) -> Self:
@@ -62,13 +65,14 @@ class Recipient:
         if value is None or headers is None:
             return None
         kind, _, name = str(value).partition(":")
+        after = None if headers.get(AFTER) is None else str(headers[AFTER])
         try:
             mode = Mode(headers.get(MODE, Mode.READ_WRITE))
             match kind:
                 case "id":
-                    return cls(UUID(name), mode)
+                    return cls(UUID(name), mode, after)
                 case "slug":
-                    return cls(parse_slug(name), mode)
+                    return cls(parse_slug(name), mode, after)
                 case "nobody" if not name:
                     return cls()
         except (ValueError, InvalidSlug):
@@ -86,15 +90,13 @@ class Recipient:
     @property
     def headers(self) -> dict[str, str]:
         """The headers that say so."""
-        match self.tenant:
-            case None:
-                return {TENANT: _NOBODY}
-            case UUID():
-                return {TENANT: f"id:{self.tenant}", MODE: str(self.mode)}
-            case _:
-                return {TENANT: f"slug:{self.tenant}", MODE: str(self.mode)}
+        if self.tenant is None:
+            return {TENANT: _NOBODY}
+        after = {AFTER: self.after} if self.after is not None else {}
+        kind = "id" if isinstance(self.tenant, UUID) else "slug"
+        return {TENANT: f"{kind}:{self.tenant}", MODE: str(self.mode), **after}
 
 
 def without(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     """Headers without ours."""
-    return {name: value for name, value in (headers or {}).items() if name not in (TENANT, MODE)}
+    return {name: value for name, value in (headers or {}).items() if name not in (TENANT, MODE, AFTER)}

@@ -175,7 +175,7 @@ class TenantTask(Task):  # type: ignore[type-arg]
         router: Router = _extension(self.app).router
         tenant = recipient.tenant
         found = router.find(tenant) if isinstance(tenant, str) else router.find(tenant_id=tenant)
-        scope.enter_context(router.tenant_scope(found, mode=recipient.mode))
+        scope.enter_context(router.tenant_scope(found, mode=recipient.mode, after=recipient.after))
 
     def _refuse(self, error: TenantryError) -> NoReturn:
         passing = isinstance(error, TenantUnavailable | Unavailable) and not isinstance(error, TenantDeleted)

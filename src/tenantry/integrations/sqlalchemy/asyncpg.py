@@ -54,7 +54,8 @@ class AsyncpgDialect(RoutedDialect, PGDialect_asyncpg):
         route = going()
         settings = merge_settings(options.pop("server_settings", None) or {}, learned())
         home = admitted(route.tenant).schema
-        connect = partial(connect_asyncpg, route.target, home=home, server_settings=settings)
+        sent: dict[str, Any] = {"server_settings": settings, "parameters": route.parameters}
+        connect = partial(connect_asyncpg, route.target, home=home, **sent)
         adapted = self.loaded_dbapi.connect(async_creator_fn=connect, **options)
         known = adapted._prepared_statement_cache
         if known is not None:

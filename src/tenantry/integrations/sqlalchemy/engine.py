@@ -13,6 +13,7 @@ from tenantry.errors import InvalidInput, MissingDependency
 from tenantry.integrations.sqlalchemy import orm as orm  # its listeners
 from tenantry.integrations.sqlalchemy.dialect import DRIVER, TenantDialect
 from tenantry.integrations.sqlalchemy.pool import AsyncRoutedPool, RoutedPool
+from tenantry.integrations.sqlalchemy.seek import seeking
 from tenantry.model import shown
 from tenantry.routing.router import Router
 from tenantry.routing.router_async import AsyncRouter
@@ -37,7 +38,8 @@ def create_engine(router: Router, *, predicate: bool = True, **options: Any) -> 
 
     Args:
         router: finds the database of the current tenant.
-        predicate: whether ORM statements name the tenant (``WHERE tenant_id = ...``), for the planner's sake.
+        predicate: whether ORM statements name the tenant (``WHERE tenant_id = ...``) and conditions have seeks beside
+            them, for the planner's sake.
         options: as of SQLAlchemy's ``create_engine``, without those that the router decides.
 
     Raises:
@@ -46,7 +48,7 @@ def create_engine(router: Router, *, predicate: bool = True, **options: Any) -> 
     _check(router, Router, options)
     options = _driver_options(router, options)
     engine = sqlalchemy.create_engine(_URL, poolclass=RoutedPool, router=router, predicate=predicate, **options)
-    _prepare(engine, router)
+    _prepare(engine, router, predicate)
     return engine
 
 
@@ -58,7 +60,8 @@ def create_async_engine(
     Args:
         router: finds the database of the current tenant.
         driver: ``psycopg`` or ``asyncpg``.
-        predicate: whether ORM statements name the tenant (``WHERE tenant_id = ...``), for the planner's sake.
+        predicate: whether ORM statements name the tenant (``WHERE tenant_id = ...``) and conditions have seeks beside
+            them, for the planner's sake.
         options: as of SQLAlchemy's ``create_async_engine``, without those that the router decides.
 
     Raises:
@@ -75,7 +78,7 @@ def create_async_engine(
         case _:
             raise InvalidInput(f"{shown(driver)} is no driver for asyncio", hint="use 'psycopg' or 'asyncpg'")
     engine = sqlalchemy_asyncio.create_async_engine(url, poolclass=pool, router=router, predicate=predicate, **options)
-    _prepare(engine.sync_engine, router)
+    _prepare(engine.sync_engine, router, predicate)
     return engine
 
 
@@ -107,6 +110,8 @@ def _asyncpg(router: AsyncRouter, options: dict[str, Any]) -> tuple[URL, type[As
     return URL.create(f"postgresql+{asyncpg.DRIVER}"), asyncpg.AsyncpgRoutedPool, {**options, "connect_args": arguments}
 
 
-def _prepare(engine: Engine, router: Router | AsyncRouter) -> None:
+def _prepare(engine: Engine, router: Router | AsyncRouter, predicate: bool) -> None:
+    if predicate:
+        engine.dialect.statement_compiler = seeking(engine.dialect.statement_compiler)
     if isinstance(engine.dialect, TenantDialect):
         engine.dialect.pooler = router.settings.pooler

@@ -199,7 +199,7 @@ class RoutedPool(Pool):
         return f"{len(ledger)} of {ledger.budget} connections are open, {ledger.idle} of them idle"
 
     def _do_get(self) -> ConnectionPoolEntry:
-        place = self._take(destination())
+        place = self._take(going())
         if place.item is None:
             place.item = Record(self, place)
         record: Record = place.item
@@ -258,7 +258,7 @@ class RoutedPool(Pool):
         token = _going.set((route, self._learned))
         try:
             if record.place is None or record.place.key.target != route.target:
-                self._move(record, route.target)
+                self._move(record, route)
             fairy.dbapi_connection = record.get_connection()
             self._connected(record)
         finally:
@@ -274,13 +274,13 @@ class RoutedPool(Pool):
         record.finalize_callback.extend(options.callbacks)
         record.route = route
 
-    def _move(self, record: Record, target: Target) -> None:
+    def _move(self, record: Record, route: Route) -> None:
         """A record's place at another database. The old one goes first: two would be more than the budget may have."""
         place, record.place = record.place, None
         if place is not None:
             place.item = None
             self.router.pools.ledger.give(place, keep=False)
-        place = self._take(target)
+        place = self._take(route)
         if place.item is not None:
             self._drop(place.item)
         place.item, record.place = record, place
@@ -297,9 +297,10 @@ class RoutedPool(Pool):
             self._close(driver)
             record.dbapi_connection = None
 
-    def _take(self, target: Target) -> Place:
+    def _take(self, route: Route) -> Place:
         pools: Pools = self.router.pools
-        return take(pools.ledger, Key(target, self), target.size, self._drop, pools.seconds)
+        key = Key(route.target, self)
+        return take(pools.ledger, key, route.target.size, self._drop, pools.seconds, route.home)
 
     def _fleet(self) -> FleetView:
         fleet: FleetView = self.router.view.fleet()
@@ -346,15 +347,17 @@ class AsyncRoutedPool(RoutedPool):
 
     _is_asyncio = True
 
-    def _take(self, target: Target) -> Place:
+    def _take(self, route: Route) -> Place:
         pools: AsyncPools = self.router.pools
-        place = pools.ledger.take(Key(target, self), target.size, self._drop)
+        key, size = Key(route.target, self), route.target.size
+        place = pools.ledger.take(key, size, self._drop, route.home)
         if place is None:
-            place = await_(take_async(pools.ledger, Key(target, self), target.size, self._drop, pools.seconds))
+            place = await_(take_async(pools.ledger, key, size, self._drop, pools.seconds, route.home))
         return place
 
     def _fleet(self) -> FleetView:
-        fleet: FleetView = await_(self.router.view.fleet())
+        view = self.router.view
+        fleet: FleetView = view.fresh_fleet() or await_(view.fleet())
         return fleet
 
     def _recover(self, error: Exception, route: Route, attempts: Attempts, *, lost: bool) -> Route:

@@ -6,7 +6,7 @@
 CREATE SCHEMA IF NOT EXISTS tenantry AUTHORIZATION tenantry_sec;
 CREATE SCHEMA IF NOT EXISTS tenantry_priv AUTHORIZATION tenantry_sec;
 REVOKE ALL ON SCHEMA tenantry, tenantry_priv FROM PUBLIC;
-GRANT USAGE ON SCHEMA tenantry TO tenantry_app, tenantry_owner, tenantry_operator, tenantry_admin;
+GRANT USAGE ON SCHEMA tenantry TO tenantry_app, tenantry_owner, tenantry_operator, tenantry_admin, tenantry_seek;
 GRANT USAGE ON SCHEMA tenantry_priv TO tenantry_admin;
 
 -- tables --
@@ -42,6 +42,8 @@ CREATE TABLE IF NOT EXISTS tenantry.streams (
   lsn   pg_lsn NOT NULL,
   shape text NOT NULL
 );
+-- Schemas and databases of one tenant: nobody is let in where somebody lives.
+CREATE INDEX IF NOT EXISTS residents_homes ON tenantry.residents (schema) WHERE left(schema, 2) IN ('t_', 'd_');
 ALTER TABLE tenantry_priv.signing_keys OWNER TO tenantry_sec;
 ALTER TABLE tenantry_priv.seal_key OWNER TO tenantry_sec;
 ALTER TABLE tenantry.plans OWNER TO tenantry_sec;
@@ -134,102 +136,102 @@ ALTER OPERATOR tenantry.{{name}} ({{left}}, {{right}}) OWNER TO tenantry_sec;
 -- whoever says so wrongly harms only those whose tokens he has. Behind a pooler nobody knows.
 -- No SET clause: it has to leave search_path set for the transaction. So every name and operator here is qualified, and
 -- no part of the token is cast before the code over all of it has been found right.
+-- Each transaction pays for every function and operator that stands here, whether it is called or not: few is fast.
 CREATE OR REPLACE FUNCTION tenantry.bind_v1(token text, same boolean DEFAULT false) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE AS $$
 DECLARE
-  ok boolean;
-  code pg_catalog.text := pg_catalog.split_part(token, '.', 3);
-  bound pg_catalog.text;
+  part pg_catalog.text[] := pg_catalog.string_to_array(token, '.');
+  good boolean;
+  dirty boolean;
+  isolation pg_catalog.text;
   resident_epoch bigint;
   resident_state pg_catalog.text;
   resident_schema pg_catalog.text;
   resident_gate pg_catalog.xid8;
   limits pg_catalog.text[];
-  dirty boolean;
-  setting pg_catalog.text;
+  done pg_catalog.text;
 BEGIN
-  SELECT pg_catalog.sha256(pg_catalog.convert_to(token, 'UTF8')) OPERATOR(pg_catalog.=)
-         pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat(pg_catalog.left(token, -65), '.',
-           tenantry_priv.hmac_v1(k.ipad, k.opad, pg_catalog.concat(
-             pg_catalog.left(token, -65), '|', pg_catalog.current_database(), '|', session_user))), 'UTF8')),
+  -- Digests are compared, so that the time that it takes tells nothing of a code.
+  SELECT pg_catalog.sha256(pg_catalog.convert_to(part[8], 'UTF8')) OPERATOR(pg_catalog.=)
+         pg_catalog.sha256(pg_catalog.convert_to(tenantry_priv.hmac_v1(k.ipad, k.opad, pg_catalog.concat(
+           pg_catalog.left(token, -65), '|', pg_catalog.current_database(), '|', session_user)), 'UTF8')),
          r.epoch, r.state, r.schema, r.gate, p.limits,
-         -- What SQL in an earlier transaction may have left on this pooled backend. Prepared statements that drivers
-         -- make by the protocol have from_sql = false and pass.
-         CASE WHEN same THEN false ELSE
-           EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() s WHERE s.from_sql)
-           OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable) END
-         OR pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
-         OR pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
-    INTO ok, resident_epoch, resident_state, resident_schema, resident_gate, limits, dirty
+         pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+           OR pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none',
+         pg_catalog.current_setting('default_transaction_isolation')
+    INTO good, resident_epoch, resident_state, resident_schema, resident_gate, limits, dirty, isolation
     FROM tenantry_priv.signing_keys k
-    LEFT JOIN tenantry.residents r ON r.code OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 3)
+    LEFT JOIN tenantry.residents r ON r.code OPERATOR(pg_catalog.=) part[3]
     LEFT JOIN tenantry.plans p ON p.name OPERATOR(pg_catalog.=) r.plan
-   WHERE pg_catalog.split_part(token, '.', 1) OPERATOR(pg_catalog.=) '1'
-     AND k.kid OPERATOR(pg_catalog.=) pg_catalog.split_part(token, '.', 2)
-     AND pg_catalog.now() OPERATOR(pg_catalog.<) k.not_after;
-  IF ok THEN  -- now() is the start of the transaction: a token does not expire in its middle; pid 0 is any backend
-    ok := pg_catalog.date_part('epoch', pg_catalog.now())
-            OPERATOR(pg_catalog.<) pg_catalog.split_part(token, '.', 4)::pg_catalog.float8
-      AND (pg_catalog.split_part(token, '.', 5) OPERATOR(pg_catalog.=) '0'
-           OR pg_catalog.split_part(token, '.', 5) OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()::pg_catalog.text);
-  END IF;
-  IF ok IS NOT TRUE THEN
-    RAISE EXCEPTION USING ERRCODE = '42501',
-      MESSAGE = 'tenantry: the tenant token is missing, malformed, expired or not valid for this session';
-  END IF;
-  bound := tenantry_priv.bound_v1();
-  IF bound OPERATOR(pg_catalog.<>) '' AND bound OPERATOR(pg_catalog.<>) code THEN
-    RAISE EXCEPTION USING ERRCODE = '25001',
-      MESSAGE = 'tenantry: this transaction is already bound to another tenant';
-  END IF;
-  IF resident_state IS NULL OR resident_state OPERATOR(pg_catalog.=) ANY ('{moved,arriving}')
-     OR (pg_catalog.split_part(token, '.', 7) OPERATOR(pg_catalog.<>) '0'
-         AND pg_catalog.split_part(token, '.', 7)::bigint OPERATOR(pg_catalog.<>) resident_epoch) THEN
-    RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = 'tenantry: the tenant does not live here at this epoch';
-  END IF;
-  IF resident_state OPERATOR(pg_catalog.=) 'closing' THEN
+   WHERE k.kid OPERATOR(pg_catalog.=) part[2] AND pg_catalog.now() OPERATOR(pg_catalog.<) k.not_after;
+  -- Assignments, not PERFORM: a simple expression needs no query of its own.
+  -- now() is the start of the transaction: a token does not expire in its middle; pid 0 is any backend.
+  good := CASE WHEN good AND part[1] OPERATOR(pg_catalog.=) '1' THEN
+      pg_catalog.date_part('epoch', pg_catalog.now()) OPERATOR(pg_catalog.<) part[4]::pg_catalog.float8
+      AND (part[5] OPERATOR(pg_catalog.=) '0'
+           OR part[5] OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()::pg_catalog.text)
+    END;
+  IF (good AND resident_state OPERATOR(pg_catalog.=) 'open'
+      AND (part[7] OPERATOR(pg_catalog.=) '0' OR part[7] OPERATOR(pg_catalog.=) resident_epoch::pg_catalog.text)
+      AND tenantry_priv.bound_v1() OPERATOR(pg_catalog.=) ANY (ARRAY['', part[3]])) IS NOT TRUE THEN
+    IF good IS NOT TRUE THEN
+      RAISE EXCEPTION USING ERRCODE = '42501',
+        MESSAGE = 'tenantry: the tenant token is missing, malformed, expired or not valid for this session';
+    END IF;
+    IF tenantry_priv.bound_v1() OPERATOR(pg_catalog.<>) ALL (ARRAY['', part[3]]) THEN
+      RAISE EXCEPTION USING ERRCODE = '25001',
+        MESSAGE = 'tenantry: this transaction is already bound to another tenant';
+    END IF;
+    IF (part[7] OPERATOR(pg_catalog.=) '0'
+        OR part[7] OPERATOR(pg_catalog.=) resident_epoch::pg_catalog.text) IS NOT TRUE THEN
+      resident_state := 'moved';
+    END IF;
+    IF resident_state OPERATOR(pg_catalog.=) 'suspended' THEN
+      RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'tenantry: the tenant is suspended';
+    END IF;
     -- A move is about to close the door. It does so in a transaction, the gate, that waits for all who hold this lock;
     -- who comes later waits here for the gate to end. Whether it has been committed can be asked whatever the own
     -- snapshot is, and not so what the resident's row says by now. A standby knows nothing of these locks.
-    IF pg_catalog.pg_is_in_recovery() IS FALSE THEN
+    IF resident_state OPERATOR(pg_catalog.=) 'closing' AND NOT pg_catalog.pg_is_in_recovery() THEN
       PERFORM pg_catalog.pg_advisory_xact_lock_shared(
-        pg_catalog.hashtextextended(pg_catalog.concat('tenantry door ', code), 0));
+        pg_catalog.hashtextextended(pg_catalog.concat('tenantry door ', part[3]), 0));
+      IF pg_catalog.pg_xact_status(resident_gate) OPERATOR(pg_catalog.<>) 'committed' THEN
+        resident_state := 'open';
+      END IF;
     END IF;
-    IF pg_catalog.pg_is_in_recovery()
-       OR pg_catalog.pg_xact_status(resident_gate) OPERATOR(pg_catalog.=) 'committed' IS NOT FALSE THEN
+    IF resident_state OPERATOR(pg_catalog.=) 'open' IS NOT TRUE THEN
       RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = 'tenantry: the tenant does not live here at this epoch';
     END IF;
   END IF;
-  IF resident_state OPERATOR(pg_catalog.=) 'suspended' THEN
-    RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'tenantry: the tenant is suspended';
-  END IF;
-  -- Assignments, not PERFORM: a simple expression needs no query of its own.
-  -- A planted default_transaction_isolation holds for this transaction already, and can't be undone from inside.
-  setting := pg_catalog.current_setting('default_transaction_isolation');
   RESET ALL;
-  IF dirty OR setting OPERATOR(pg_catalog.<>) pg_catalog.current_setting('default_transaction_isolation') THEN
+  IF same IS NOT TRUE THEN
+    -- What SQL in an earlier transaction may have left on this pooled backend. Prepared statements that drivers make by
+    -- the protocol have from_sql = false and pass.
+    dirty := dirty
+      OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statement() s WHERE s.from_sql)
+      OR EXISTS (SELECT FROM pg_catalog.pg_cursor() c WHERE c.is_holdable);
+    -- What the last tenant could still predict, read or hear.
+    DISCARD SEQUENCES;
+    UNLISTEN *;
+    done := pg_catalog.concat(pg_catalog.setseed(
+      pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)::float8
+        OPERATOR(pg_catalog./) 9223372036854775808::float8));
+  END IF;
+  -- A planted default_transaction_isolation holds for this transaction already, and can't be undone from inside.
+  IF dirty OR isolation OPERATOR(pg_catalog.<>) pg_catalog.current_setting('default_transaction_isolation') THEN
     RAISE EXCEPTION USING ERRCODE = 'TN003',
       MESSAGE = 'tenantry: the backend carries prepared statements, cursors, temporary objects, a role or a transaction'
                 ' isolation that SQL has left behind',
       HINT = 'Discard this connection.';
   END IF;
-  IF same IS NOT TRUE THEN  -- what the last tenant could still predict, read or hear
-    DISCARD SEQUENCES;
-    UNLISTEN *;
-    setting := pg_catalog.concat(pg_catalog.setseed(
-      pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)::float8
-        OPERATOR(pg_catalog./) 9223372036854775808::float8));
-  END IF;
-  setting := pg_catalog.set_config('search_path',
-                                   pg_catalog.concat(pg_catalog.quote_ident(resident_schema), ', pg_temp'), true);
-  IF limits IS NOT NULL THEN
-    FOR n IN 1 .. pg_catalog.cardinality(limits) BY 2 LOOP
-      setting := pg_catalog.set_config(limits[n], limits[n OPERATOR(pg_catalog.+) 1], true);
-    END LOOP;
-  END IF;
-  setting := tenantry_priv.seal_v1(code);
-  IF pg_catalog.split_part(token, '.', 6) OPERATOR(pg_catalog.=) 'ro' THEN
-    setting := pg_catalog.set_config('transaction_read_only', 'on', true);
+  done := pg_catalog.set_config('search_path',
+                                pg_catalog.concat(pg_catalog.quote_ident(resident_schema), ', pg_temp'), true);
+  FOR n IN 1 .. pg_catalog.cardinality(limits) BY 2 LOOP
+    done := pg_catalog.set_config(limits[n], limits[n OPERATOR(pg_catalog.+) 1], true);
+  END LOOP;
+  done := tenantry_priv.seal_v1(part[3]);
+  IF part[6] OPERATOR(pg_catalog.=) 'ro' THEN
+    done := pg_catalog.set_config('transaction_read_only', 'on', true);
   END IF;
   RETURN resident_epoch;
 END $$;

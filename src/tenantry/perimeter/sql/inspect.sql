@@ -212,7 +212,60 @@ SELECT p.oid::regprocedure::text AS name, r.rolname AS owner, r.rolsuper OR r.ro
        coalesce(p.proconfig::text ~ 'search_path', false) AS has_path
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
- WHERE p.prosecdef AND n.nspname = ANY (%(schemas)s)
+ WHERE p.prosecdef AND n.nspname = ANY (%(schemas)s) AND r.rolname <> 'tenantry_seek'
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
                     WHERE e.classid = 'pg_catalog.pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')
  ORDER BY 1
+
+-- asking --
+-- The indexes that ask for seeks.
+SELECT x.oid
+  FROM pg_catalog.pg_class x
+ WHERE x.relkind IN ('i', 'I') AND x.relname LIKE '%%\_seek'
+   AND x.relnamespace = ANY (ARRAY (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = ANY (%(schemas)s)))
+
+-- searches --
+-- The columns of these indexes, with each operator that an index serves and that is not leakproof.
+SELECT n.nspname AS schema, c.relname AS table, c.relkind AS kind, x.relname AS index, m.amname AS method,
+       i.indkey[0] = t.attnum AS leads, pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       k.nth, a.attname AS column, y.typname AS type, z.nspname AS type_schema, format_type(y.oid, NULL) AS type_name,
+       y.typtype = 'e' AS enum, format_type(nullif(y.typelem, 0), NULL) AS element,
+       o.oprname AS operator, w.nspname AS operator_schema, p.proname AS function,
+       (SELECT e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+         WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e') AS extension,
+       EXISTS (SELECT FROM pg_catalog.pg_policy l WHERE l.polrelid = c.oid
+                  AND l.polname NOT IN ('tenantry_isolation', 'tenantry_access')) AS policies
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_am m ON m.oid = x.relam
+  JOIN pg_catalog.pg_attribute t ON t.attrelid = c.oid AND t.attname = %(column)s AND NOT t.attisdropped
+  CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k (attnum, opclass, nth)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND a.attnum <> t.attnum
+  JOIN pg_catalog.pg_type b ON b.oid = a.atttypid
+  JOIN pg_catalog.pg_type y ON y.oid = coalesce(nullif(b.typbasetype, 0), b.oid)
+  JOIN pg_catalog.pg_namespace z ON z.oid = y.typnamespace
+  JOIN pg_catalog.pg_opclass f ON f.oid = k.opclass
+  JOIN pg_catalog.pg_amop s ON s.amopfamily = f.opcfamily AND s.amoppurpose = 's' AND s.amoplefttype = f.opcintype
+  JOIN pg_catalog.pg_operator o ON o.oid = s.amopopr JOIN pg_catalog.pg_namespace w ON w.oid = o.oprnamespace
+  JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode AND NOT p.proleakproof
+ WHERE i.indexrelid = ANY (%(indexes)s::oid[]) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+ ORDER BY 1, 2, 4, k.nth, p.proname
+
+-- crowds --
+SELECT schema, count(*) AS residents FROM tenantry.residents WHERE state <> 'moved' GROUP BY schema
+
+-- seeks --
+SELECT n.nspname AS schema, p.proname AS name, oidvectortypes(p.proargtypes) AS arguments, r.rolname AS owner,
+       md5(pg_get_functiondef(p.oid)) AS body,
+       coalesce(obj_description(p.oid, 'pg_proc'), '') AS comment,
+       ARRAY (SELECT CASE g.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(g.grantee) END
+                FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g
+               WHERE g.grantee <> p.proowner ORDER BY 1) AS executors
+  FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
+ WHERE n.nspname = ANY (%(schemas)s) AND r.rolname = 'tenantry_seek' AND p.prokind = 'f'
+
+-- seek_schemas --
+SELECT n.nspname AS name
+  FROM pg_catalog.pg_namespace n, aclexplode(n.nspacl) g
+ WHERE pg_get_userbyid(g.grantee) = 'tenantry_seek' AND g.privilege_type = 'USAGE'

@@ -1,0 +1,1 @@
+"""The application's table, as django-tenants makes it in each schema."""
