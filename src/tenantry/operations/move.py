@@ -5,6 +5,7 @@ Until the source is cleared the tenant can be brought back, with what it has wri
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -242,6 +243,7 @@ async def _leave(work: Work, ends: Ends, there: Transfer, back: Transfer, shape:
     async with there.following() as following:
         await _come_near(following)
         await _raise_sequences(following, _HEADROOM)
+        await _resident(work, ends.target)  # so that there is a connection when it is needed at once
         space = ends.source.space
         for _ in range(_ATTEMPTS):
             try:
@@ -253,7 +255,7 @@ async def _leave(work: Work, ends: Ends, there: Transfer, back: Transfer, shape:
                     inside_seconds=_INSIDE_SECONDS,
                     drain_seconds=_DRAIN_SECONDS,
                 ) as door:
-                    if await following.catch_up(_TAIL_SECONDS):
+                    if await _has_all(following):
                         await _change_over(ends, back, shape, following, door)
                         return
             except DoorBusy:
@@ -261,10 +263,19 @@ async def _leave(work: Work, ends: Ends, there: Transfer, back: Transfer, shape:
     raise await _later(work)
 
 
+async def _has_all(following: Following) -> bool:
+    """While nobody is inside: whether all of it is at the target. Everything is looked at at once."""
+
+    async def look() -> None:
+        await following.expect_same_tables()
+        await _raise_sequences(following, 0)
+
+    arrived, _ = await asyncio.gather(following.catch_up(_TAIL_SECONDS), look())
+    return arrived
+
+
 async def _change_over(ends: Ends, back: Transfer, shape: Shape | None, following: Following, door: Door) -> None:
-    """While nobody is inside: make sure that all of it is there, and let the tenant go."""
-    await following.expect_same_tables()
-    await _raise_sequences(following, 0)
+    """While nobody is inside: let the tenant go."""
     if shape is not None:
         row = await (await following.at_target.execute("SELECT pg_current_wal_insert_lsn()::text")).fetchone()
         assert row is not None
@@ -277,7 +288,7 @@ async def _change_over(ends: Ends, back: Transfer, shape: Shape | None, followin
 
 async def _raise_sequences(following: Following, headroom: int) -> None:
     path, names = following.transfer.path, following.shape.sequences
-    here, there = following.control, following.at_target
+    here, there = following.at_source, following.at_target
     await raise_sequences(here, there, path.source, path.target, names, headroom=headroom)
 
 
@@ -381,9 +392,12 @@ async def _grace(work: Work) -> None:
 
 
 async def _clear(work: Work) -> None:
+    """A place of its own may be gone already, and with a database whatever was noted in it."""
     ends, back = await _ends(work), await _back(work)
-    await back.end()
+    await back.stop()
     source = ends.source.space
+    if source.isolation is not Isolation.DATABASE:
+        await back.forget()
     if source.isolation is Isolation.POOLED:
         await back.empty((await back.shapes())[0])
     else:

@@ -125,9 +125,17 @@ class Transfer:
 
     async def end(self) -> None:
         """Leave neither slot nor publication nor note behind. Twice does no harm."""
+        await self.stop()
+        await self.forget()
+
+    async def stop(self) -> None:
+        """Leave neither slot nor publication at the source."""
         async with self.source.connect() as conn:
             await drop_slot(conn, self.name)
             await unpublish(conn, self.name)
+
+    async def forget(self) -> None:
+        """Leave no note at the target."""
         async with self.target.connect() as conn:
             await conn.execute("DELETE FROM tenantry.streams WHERE name = %s", (self.name,))
 
@@ -146,8 +154,9 @@ class Transfer:
             await free_slot(control, self.name)
             source = await stack.enter_async_context(Source(self.source.dsn))
             await source.start(self.name, self.name, lsn)
+            at_source = await stack.enter_async_context(self.source.connect())
             at_target = await stack.enter_async_context(self.target.connect())
-            yield Following(self, shape, control, at_target, Follower(source, applier))
+            yield Following(self, shape, control, at_source, at_target, Follower(source, applier))
 
 
 @dataclass(slots=True)
@@ -156,13 +165,15 @@ class Following:
 
     Attributes:
         shape: of the source, as it stood when the stream was taken up.
-        control: a session of the source.
+        control: a session of the source, for notes in its log.
+        at_source: a session of the source.
         at_target: a session of the target.
     """
 
     transfer: Transfer
     shape: Shape
     control: Conn
+    at_source: Conn
     at_target: Conn
     follower: Follower
     _notes: int = 0
@@ -182,7 +193,7 @@ class Following:
             StreamBroken: they have been changed.
         """
         path = self.transfer.path
-        now = await read_shape(self.control, path.source, path.column)
+        now = await read_shape(self.at_source, path.source, path.column)
         if now.fingerprint != self.shape.fingerprint:
             raise StreamBroken("the tables have changed since the stream began", where=path.source)
 
