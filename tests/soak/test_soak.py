@@ -32,7 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 @pytest.fixture(scope="module")
 def soaked(make_house: MakeHouse) -> House:
     """A house whose application has two connections for all its tenants."""
-    made = make_house(pool_size=CONNECTIONS, pool_budget=CONNECTIONS, connect_seconds=0.02)
+    made = make_house(pool_size=CONNECTIONS, pool_budget=CONNECTIONS)
+    made.settings = made.settings.model_copy(update={"connect_seconds": 0.02})
     for slug in ("alpha", "bravo", "charlie"):
         made.tenants[slug] = made.create(slug, isolation="pooled")
     return made
