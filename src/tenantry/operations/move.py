@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from psycopg import sql
+from psycopg import AsyncConnection, sql
 
 from tenantry.catalog.store import Conn, fetch
 from tenantry.errors import NoCapacity, OperationFailed, StreamBroken
@@ -160,15 +160,38 @@ async def _check(work: Work) -> None:
     found = [f"{each.what} ({each.fix})" for each in obstacles(source, target, filtered=transfer.filtered)]
     for site, space in ((transfer.source, ends.source.space), (transfer.target, ends.target.space)):
         async with site.connect() as conn:
-            row = await (await conn.execute("SHOW wal_level")).fetchone()
-            if row != ("logical",):
-                found.append(f"{space.shard}: wal_level is not logical (set it, and restart the server)")
+            found += [f"{space.shard}: {what}" for what in await _server_obstacles(conn)]
     if found:
         raise OperationFailed(
             f"the tenant can't be moved: {'; '.join(found)}",
             where=ends.source.space.name,
             hint="mend this, and try again",
         )
+
+
+async def _server_obstacles(conn: AsyncConnection[Any]) -> list[str]:
+    """What a server does not allow, as far as it can be asked beforehand."""
+    query = (
+        "SELECT current_setting('wal_level') = 'logical', has_parameter_privilege('session_replication_role', 'SET'),"
+        " current_setting('max_replication_slots')::int > (SELECT count(*) FROM pg_replication_slots), current_user"
+    )
+    logical, may_replicate, has_slots, user = (await (await conn.execute(query)).fetchall())[0]
+    role = sql.Identifier(user).as_string(conn)
+    return [
+        text
+        for text, is_so in (
+            ("wal_level is not logical (set it, and restart the server)", not logical),
+            (
+                (
+                    f"{user} may not set session_replication_role"
+                    f" (GRANT SET ON PARAMETER session_replication_role TO {role};)"
+                ),
+                not may_replicate,
+            ),
+            ("all replication slots are taken (raise max_replication_slots, and restart the server)", not has_slots),
+        )
+        if is_so
+    ]
 
 
 async def _copy(work: Work) -> None:
@@ -354,6 +377,9 @@ async def _switch_back(work: Work) -> None:
 async def _stay(work: Work, ends: Ends) -> None:
     """The catalog has told nobody of the target, so nobody has been there, even if the tenant has left already."""
     home = ends.source
+    (now,) = await homes(work.estate, work.tenants)
+    if now.epoch != home.epoch:  # it has been there, and was brought back: an undoing that was interrupted goes on
+        return
     if await _has_left(work, ends):
         query = "UPDATE tenantry.residents SET state = %s, epoch = %s, schema = %s, gate = NULL WHERE code = %s"
         async with work.estate.admin(home.space.shard, home.space.database) as conn:
