@@ -123,8 +123,8 @@ class Reserve:
                     return home
                 drawn = await self.draw(wish, shelf.next_size(time.monotonic()))
                 shelf.homes += drawn.homes
-                if not drawn.refused:
-                    break
+                if not drawn.refused or wish.isolation is not Isolation.POOLED:
+                    break  # the same would be refused again
         return _fresh(shelf)
 
     def put_back(self, wish: Wish, homes: Iterable[Reserved]) -> None:

@@ -52,10 +52,13 @@ class Express:
                 assert value is not None
                 return value.decode()
             finally:
-                if self._free is None and conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
-                    self._free = conn
-                else:
-                    await self._pool.putconn(conn)  # it looks what is the matter
+                await self._done(conn)
+
+    async def _done(self, conn: PooledConnection) -> None:
+        if self._free is None and conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            self._free = conn
+        else:
+            await self._pool.putconn(conn)  # it looks what is the matter
 
     async def _open(self) -> PooledConnection:
         conn = await self._pool.getconn()
