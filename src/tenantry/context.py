@@ -30,9 +30,10 @@ class Scope:
     after: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Open:
-    """A scope that has been entered, and the one around it. Without a tenant it hides the one around it."""
+    """A scope that has been entered, and the one around it. Without a tenant it hides the one around it. It is never
+    changed; to freeze it would make each request slower."""
 
     scope: Scope | None
     around: _Open | None
@@ -113,10 +114,11 @@ def _leave(entered: _Open) -> None:
         if entered in _chain(innermost):
             _left.set((*left, entered))
         return
-    still_open = next((each for each in _chain(entered.around) if each not in left), None)
-    _innermost.set(still_open)
+    still_open = entered.around
     if left:
+        still_open = next((each for each in _chain(still_open) if each not in left), None)
         _left.set(tuple(each for each in _chain(still_open) if each in left))
+    _innermost.set(still_open)
 
 
 def _chain(innermost: _Open | None) -> Iterator[_Open]:

@@ -14,7 +14,7 @@ from tenantry.postgres.server import THROWAWAY, LocalServer
 from tests.attacks.attacker import Attacker, only_a, refused
 from tests.attacks.test_e_oracles import CONDITIONS, KNOWN, SCANS, UNKNOWN, trace
 from tests.fixtures.servers import Database
-from tests.fixtures.walls import Wall, Walled, build_in
+from tests.fixtures.walls import Wall, Walled, build_in, run_apply, run_plan
 
 attack = pytest.mark.attack
 LOGIN = "LOGIN PASSWORD 'x' CREATEROLE CREATEDB BYPASSRLS REPLICATION"
@@ -128,3 +128,22 @@ def test_i011_rows(wall: Wall) -> None:
     """The rows themselves are behind the same wall."""
     only_a(Attacker(wall, wall.bound()).run("SELECT * FROM orders"), wall)
     refused(Attacker(wall, wall.unbound()).run("SELECT * FROM app.orders"))
+
+
+@attack("I224", "Seek for B's words, without a superuser's help")
+def test_i224_seeks(wall: Wall) -> None:
+    """The same functions, made by a login that is no superuser."""
+    dsn = merge_dsn(wall.server.dsn(wall.a.database, tcp=True), user="cloud_admin", password="x")
+    wall.admin().execute("CREATE INDEX stage_seek ON app.orders (company_id, stage)")
+    changes = run_apply(dsn, wall.house, wall.mode, ["app"]).changes
+    assert any("seek_orders__stage__equals" in change.object for change in changes)
+    assert run_plan(dsn, wall.house, wall.mode, ["app"]).changes == ()
+    refused(Attacker(wall, wall.unbound()).run("SELECT app.seek_orders__stage__equals('paid')"))
+    mine = "SELECT cardinality(app.seek_orders__stage__equals('paid')), count(*) FROM app.orders WHERE stage = 'paid'"
+    assert Attacker(wall, wall.bound()).run(mine).rows == [(10, 10)]
+    wall.end_transactions()
+    creates = "SELECT has_schema_privilege('tenantry_seek', 'app', 'CREATE')"
+    assert wall.admin().execute(creates).fetchone() == (False,)
+    wall.admin().execute("DROP INDEX app.stage_seek")
+    run_apply(dsn, wall.house, wall.mode, ["app"])
+    assert Attacker(wall, wall.bound()).run(mine).sqlstate == "42883"

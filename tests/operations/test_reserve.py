@@ -360,6 +360,47 @@ class TestDeath:
             assert made.key != home.key
         assert encode_key(home.key) not in residents(fleet)
 
+    async def test_a_lease_that_has_run_out_counts_before_a_worker_comes(self, fleet: House, slug: str) -> None:
+        async with fleet.control() as control:
+            [home] = await hold(control, Wish(Isolation.POOLED, "free"))
+            expire(fleet)
+            assert (await tenants.create(control, slug)).key != home.key
+            await houses.work(control)
+
+    async def test_a_key_that_another_process_holds_can_not_be_given(self, fleet: House, slug: str) -> None:
+        async with fleet.control() as control, fleet.control() as other:
+            homes = await hold(other, Wish(Isolation.POOLED, "free"))
+            control.reserve.put_back(Wish(Isolation.POOLED, "free"), homes)
+            assert (await tenants.create(control, slug)).key != homes[0].key
+            control.reserve._shelves.clear()
+
+    @pytest.mark.parametrize("level", ["schema", "database"])
+    async def test_a_home_that_is_ready_to_a_catalog_that_has_forgotten_its_tenant_is_not_given(
+        self, fleet: House, slug: str, level: str
+    ) -> None:
+        await full(fleet)
+        async with fleet.control() as control:
+            made = await tenants.create(control, slug, isolation=level)
+            await works(fleet, made)
+            query(fleet, "UPDATE spaces SET state = 'building' WHERE state = 'ready' AND isolation = %s", level)
+            forget(fleet, made)
+            if level == "schema":
+                query(fleet, "DELETE FROM reserved WHERE holder IS NOT NULL")
+            query(fleet, "UPDATE reserved SET holder = NULL, until = NULL")
+            query(fleet, "UPDATE spaces SET state = 'ready' WHERE state = 'reserved'")
+            with pytest.raises(KeyTaken, match="a resident that the catalog does not know"):
+                await tenants.create(control, f"{slug}-squatter", isolation=level)
+            async with AsyncRouter(fleet.settings) as router, router.transaction(made) as conn:
+                assert await (await conn.execute("SELECT note FROM orders")).fetchall() == [(slug,)]
+            query(fleet, "DELETE FROM reserved WHERE key = %s", str(made.key))
+            remember(fleet, made)
+            query(
+                fleet,
+                "UPDATE spaces SET state = 'occupied' WHERE id IN (SELECT space FROM placements)"
+                " AND isolation <> 'pooled'",
+            )
+            query(fleet, "UPDATE spaces SET state = 'ready' WHERE state = 'building'")
+
     @pytest.mark.parametrize("done", [True, False])
     async def test_a_connection_that_is_lost_at_the_worst_moment_makes_one_tenant(
         self, fleet: House, slug: str, monkeypatch: pytest.MonkeyPatch, done: bool

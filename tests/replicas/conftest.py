@@ -93,7 +93,7 @@ def write(router: Router, slug: str, note: str) -> None:
         conn.execute("INSERT INTO orders (note) VALUES (%s)", (note,))
 
 
-def build(primary: LocalServer, standby: LocalServer) -> Replicated:
+def build(primary: LocalServer, standby: LocalServer, binding: str | None) -> Replicated:
     """A catalog and a shard on the primary; its tenants; a replica ``r1``."""
     dsn = primary.dsn("tenantry_catalog", tcp=True)
     settings = Settings(catalog=dsn, control=dsn, template=f"sql:{TEMPLATE}", shared_tables=("countries",))
@@ -102,7 +102,7 @@ def build(primary: LocalServer, standby: LocalServer) -> Replicated:
         await houses.create_database(dsn)
         async with Control(settings, actor="test") as control:
             made = await houses.init(control)
-            await shards.add(control, "main", primary.dsn(tcp=True), database="app")
+            await shards.add(control, "main", primary.dsn(tcp=True), database="app", binding=binding)
             await replicas.add(control, "main", "r1", f"host=127.0.0.1 port={standby.port}")
             await plans.create(control, "reading", replica_seconds=600)
             for slug in SLUGS:
@@ -115,7 +115,7 @@ def build(primary: LocalServer, standby: LocalServer) -> Replicated:
 
 
 @contextmanager
-def replicated_house() -> Iterator[Replicated]:
+def replicated_house(binding: str | None = None) -> Iterator[Replicated]:
     """A house of its own."""
     folder = Path(tempfile.mkdtemp(prefix="tenantry-test-"))
     folder.chmod(0o711)
@@ -123,7 +123,7 @@ def replicated_house() -> Iterator[Replicated]:
         with LocalServer(folder / "one", settings=THROWAWAY) as primary:
             standby = make_standby(primary, folder / "two")
             try:
-                yield build(primary, standby)
+                yield build(primary, standby, binding)
             finally:
                 standby.stop("immediate")
     finally:

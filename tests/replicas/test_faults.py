@@ -28,6 +28,8 @@ from tests.fixtures.pgbouncer import PgBouncer, find, logins
 from tests.fixtures.standby import promote
 from tests.replicas.conftest import Replicated, is_standby, notes, replicated_house, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def replicated() -> Iterator[Replicated]:
@@ -132,6 +134,17 @@ def test_a_tenant_that_does_not_live_here_any_more_is_not_served_by_what_is_old(
         read()
     with pytest.raises(TenantSuspended):
         is_standby(router, "reader")
+
+
+def test_walls_in_signed_mode_are_read_in_the_same_way() -> None:
+    with replicated_house("signed") as house, Router(house.settings) as router:
+        notes(router, "reader")
+        house.catch_up()
+        assert is_standby(router, "reader")
+        with house.paused():
+            write(router, "reader", "signed")
+            assert notes(router, "reader") == ["signed"]
+            assert notes(router, "other") == []
 
 
 def test_a_pooler_may_stand_before_a_replica(replicated: Replicated) -> None:

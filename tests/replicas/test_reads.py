@@ -129,7 +129,7 @@ def test_a_read_that_is_cancelled_for_the_sake_of_replay_is_answered_by_the_prim
 
     def read() -> Any:
         with router.tenant_scope("other", mode="ro"), router.transaction() as conn:
-            return conn.execute(SLOW_ON_STANDBY.format("(SELECT count(*) FROM orders)")).fetchone()
+            return conn.execute(SLOW_ON_STANDBY.format("(SELECT count(*) FROM orders) AS counted")).fetchone()
 
     with (
         psycopg.connect(replicated.standby.dsn(), autocommit=True) as standby,

@@ -240,6 +240,18 @@ def test_a_warm_pool_below_its_size_is_named_until_it_is_refilled(house: House) 
     assert doctor(house)["warm pools"].status is Status.OK
 
 
+def test_what_a_dead_process_has_in_reserve_is_named_until_a_worker_comes(house: House) -> None:
+    with catalog(house) as conn:
+        conn.execute(
+            "INSERT INTO reserved (key, space, plan, holder, until)"
+            " SELECT '77001', id, 'free', 'gone', now() - interval '1 hour' FROM spaces WHERE isolation = 'pooled'"
+        )
+    check = doctor(house)["warm pools"]
+    assert (check.status, "1 home still in reserve" in check.what) == (Status.WARNING, True)
+    operate(house, houses.work)
+    assert doctor(house)["warm pools"].status is Status.OK
+
+
 def test_spaces_behind_the_template_are_named(house: House, tmp_path: Path) -> None:
     folder = tmp_path / "template"
     shutil.copytree(TEMPLATE, folder)

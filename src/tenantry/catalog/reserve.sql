@@ -84,7 +84,7 @@ UPDATE spaces SET state = %(state)s
  WHERE id IN (SELECT id FROM mine WHERE isolation <> 'pooled') AND %(state)s::text IS NOT NULL
 
 -- overdue --
-SELECT count(*) AS overdue FROM reserved WHERE until < now() - make_interval(secs => %s)
+SELECT count(*) AS overdue FROM reserved WHERE until < now() - %s
 
 -- new_reserved --
 INSERT INTO reserved (key, space, plan) SELECT *, %s FROM unnest(%s::text[], %s::bigint[])

@@ -30,7 +30,7 @@ from tenantry.model import Mode, Tenant, shown
 from tenantry.perimeter.asyncpg import AsyncpgConnection
 from tenantry.perimeter.connection import is_fatal
 from tenantry.routing.asyncpg import Hook, connect_asyncpg, drop_asyncpg
-from tenantry.routing.core import Attempts, Route, admitted
+from tenantry.routing.core import Attempts, Route
 from tenantry.routing.ledger import Key, Place
 from tenantry.routing.router_async import AsyncRouter
 from tenantry.routing.sessions import Learned
@@ -216,7 +216,7 @@ class Pool:
 
     async def take(self, route: Route) -> Place:
         """A place with a connection in it. Who takes one gives it back, whatever happens."""
-        pools, target, home = self.router.pools, route.target, admitted(route.tenant).schema
+        pools, target, home = self.router.pools, route.target, route.schema
         key = Key(target, (self, asyncio.get_running_loop()))  # a connection is of no use in another loop
         place = await take_async(pools.ledger, key, target.size, drop_asyncpg, pools.seconds, route.home)
         if place.item is None:
@@ -287,8 +287,7 @@ class _Passage:
 
     def _bind(self) -> None:
         route, conn = self._route, self.conn
-        home = admitted(route.tenant).schema
-        conn.bind_to(route.mint, route.guard, route.tenant.code, home, route.floor, route.ended)
+        conn.bind_to(route.mint, route.guard, route.code, route.schema, route.floor, route.ended)
         conn.again = self._again
 
     async def _again(self, error: Exception) -> None:

@@ -26,7 +26,7 @@ from tenantry.model import House, Shard
 from tenantry.perimeter.apply import PerimeterPlan, apply_perimeter
 from tenantry.perimeter.binder import ADMIN, APP
 from tenantry.placements.space import Space
-from tenantry.placements.template import LOCK_SECONDS, NoTables, Template, apply_new, parse_template
+from tenantry.placements.template import LOCK_SECONDS, NoTables, Template, parse_template
 from tenantry.postgres.connect import connect, merge_dsn, parse_dsn
 from tenantry.postgres.pool import Pool, make_pool, purge
 from tenantry.settings import Settings
@@ -264,17 +264,14 @@ class Estate:
         return done
 
     async def bring_up(self, space: Space) -> PerimeterPlan:
-        """Bring the application's tables in a space up to date, close the wall around them, and note their version.
-
-        Returns:
-            What the wall lacked, and was done.
+        """Bring a space's tables up to date, close the wall around them (what that took comes back), note the version.
 
         Raises:
             TenantryError: the application's migrations failed there; ``where`` is the space.
         """
         version = self.template.version()  # it may change while they run: an old one noted does no harm, a new one does
         try:
-            await self._refuse_to_forget_tables()
+            await self.refuse_to_forget_tables()
             done = await self._bring_up(space)
         except TenantryError as error:
             error.where = space.name
@@ -285,34 +282,8 @@ class Estate:
         await self.store.fetch("space_template", (version, [space.id]))
         return done
 
-    async def bring_up_new(self, spaces: Sequence[Space]) -> None:
-        """Make the application's tables in schemas of one database that are empty, all at once. The wall around them is
-        the caller's to close.
-
-        Raises:
-            TenantryError: something went wrong in one of them.
-        """
-        shard, database = spaces[0].shard, spaces[0].database
-        await self._refuse_to_forget_tables()
-        dsn = merge_dsn(await self.login_dsn(shard, ADMIN, database), application_name=self.name)
-        await apply_new(self.template, dsn, [space.schema for space in spaces])
-
-    async def note(self, spaces: Sequence[Space], version: str) -> None:
-        """Note that spaces of one database have the template's version, after a look at the wall around them. What is
-        missing from it is closed.
-
-        Raises:
-            PerimeterBroken: it can't be closed.
-        """
-        shard, database = spaces[0].shard, spaces[0].database
-        house, mode = await self.house(), (await self.shard(shard)).binding
-        async with self.root(shard, database) as conn:
-            schemas = [space.schema for space in spaces]
-            await apply_perimeter(conn, house, mode, schemas, self.shared, server=False)
-        await self.store.fetch("space_template", (version, [space.id for space in spaces]))
-
-    async def _refuse_to_forget_tables(self) -> None:
-        """A process that was started without the setting would hand out homes without tables."""
+    async def refuse_to_forget_tables(self) -> None:
+        """A process that was started without the setting would hand out homes without tables: InvalidSettings."""
         if isinstance(self.template, NoTables) and await self.store.fetch("templates", (NoTables.VERSION,)):
             raise InvalidSettings(
                 "setting 'template' is missing: other homes of this house have tables from one",

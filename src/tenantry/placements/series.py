@@ -17,10 +17,14 @@ import psycopg
 from psycopg import sql
 
 from tenantry.errors import TenantryError
+from tenantry.perimeter.apply import apply_perimeter
+from tenantry.perimeter.binder import ADMIN
 from tenantry.perimeter.plan import Change
 from tenantry.placements.estate import Conn, Estate
 from tenantry.placements.pooled import create_schema
 from tenantry.placements.space import Space
+from tenantry.placements.template import apply_new
+from tenantry.postgres.connect import merge_dsn
 
 log = logging.getLogger("tenantry.placements")
 
@@ -82,7 +86,7 @@ async def build_many(estate: Estate, spaces: Iterable[Space]) -> None:
             if end is not None:
                 raise end
         for some in _chunks(made, min(_LOOKED_AT, _FACTS // recipe.relations)):
-            await estate.note(some, version)
+            await _note(estate, some, version)
 
 
 def _chunks(spaces: Sequence[Space], size: int) -> list[Sequence[Space]]:
@@ -109,10 +113,21 @@ async def _work(estate: Estate, batches: deque[Sequence[Space]], recipe: _Recipe
 async def _build_alike(estate: Estate, spaces: Sequence[Space], recipe: _Recipe) -> None:
     shard, database, schemas = spaces[0].shard, spaces[0].database, [space.schema for space in spaces]
     made = [sql.SQL("CREATE SCHEMA {};\n").format(sql.Identifier(name)).as_string(None) for name in schemas]
+    await estate.refuse_to_forget_tables()
+    dsn = merge_dsn(await estate.login_dsn(shard, ADMIN, database), application_name=estate.name)
     async with estate.root(shard, database) as conn:
         await _run(conn, "".join(made) + recipe.written(recipe.before, schemas))
-        await estate.bring_up_new(spaces)
+        await apply_new(estate.template, dsn, schemas)
         await _run(conn, recipe.written(recipe.after, schemas))
+
+
+async def _note(estate: Estate, spaces: Sequence[Space], version: str) -> None:
+    """They have the template's version, and the wall around them is closed: what is missing from it is closed now."""
+    shard, database = spaces[0].shard, spaces[0].database
+    house, mode = await estate.house(), (await estate.shard(shard)).binding
+    async with estate.root(shard, database) as conn:
+        await apply_perimeter(conn, house, mode, [space.schema for space in spaces], estate.shared, server=False)
+    await estate.store.fetch("space_template", (version, [space.id for space in spaces]))
 
 
 async def _run(conn: Conn, text: str) -> None:

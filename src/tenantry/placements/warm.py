@@ -16,7 +16,6 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,8 +123,8 @@ class Reserve:
                     return home
                 drawn = await self.draw(wish, shelf.next_size(time.monotonic()))
                 shelf.homes += drawn.homes
-                if not drawn.refused:
-                    break
+                if not drawn.refused or wish.isolation is not Isolation.POOLED:
+                    break  # the same would be refused again
         return _fresh(shelf)
 
     def put_back(self, wish: Wish, homes: Iterable[Reserved]) -> None:
@@ -230,8 +229,7 @@ class Reserve:
         """Let go of everything."""
         homes = [home for shelf in self._shelves.values() for home in shelf.homes]
         self._shelves.clear()
-        with suppress(asyncio.CancelledError):
-            await self.let_go(homes)
+        await self.let_go(homes)
 
 
 def _fresh(shelf: _Shelf) -> Reserved | None:

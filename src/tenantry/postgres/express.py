@@ -1,9 +1,10 @@
-"""Connections of a pool that are kept for one statement, which is sent so often that each microsecond counts."""
+"""A connection of a pool that is kept for one statement, which is sent so often that each microsecond counts."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from weakref import WeakSet
 
 from psycopg import AsyncConnection, errors, generators, pq
 from psycopg.abc import PQGen
@@ -21,7 +22,7 @@ class Express:
     has become of a statement whose connection was lost.
 
     Args:
-        pool: where connections come from; some stay out of it until :meth:`close`.
+        pool: where connections come from; one stays out of it until :meth:`close`.
         statement: with ``$1``, ``$2``...; its answer is one value.
     """
 
@@ -29,7 +30,8 @@ class Express:
         self._pool = pool
         self._statement = statement.encode()
         self._room = asyncio.Semaphore(_MOST)
-        self._free: list[PooledConnection] = []
+        self._free: PooledConnection | None = None
+        self._ready: WeakSet[PooledConnection] = WeakSet()
 
     async def call(self, values: Sequence[str | None]) -> str:
         """Send the statement and return its value.
@@ -40,7 +42,9 @@ class Express:
             psycopg.Error: the server has refused it.
         """
         async with self._room:
-            conn = self._free.pop() if self._free else await self._open()
+            conn, self._free = self._free, None
+            if conn is None:
+                conn = await self._open()
             try:
                 parameters = [None if value is None else value.encode() for value in values]
                 result = await _wait(conn, _run(conn.pgconn, parameters))
@@ -48,25 +52,29 @@ class Express:
                 assert value is not None
                 return value.decode()
             finally:
-                if conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
-                    self._free.append(conn)
-                else:
-                    await self._pool.putconn(conn)  # it looks what is the matter
+                await self._done(conn)
+
+    async def _done(self, conn: PooledConnection) -> None:
+        if self._free is None and conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            self._free = conn
+        else:
+            await self._pool.putconn(conn)  # it looks what is the matter
 
     async def _open(self) -> PooledConnection:
         conn = await self._pool.getconn()
         try:
-            await _wait(conn, _prepare(conn.pgconn, self._statement))
+            if conn not in self._ready:
+                await _wait(conn, _prepare(conn.pgconn, self._statement))
+                self._ready.add(conn)
         except BaseException:
             await self._pool.putconn(conn)
             raise
         return conn
 
     async def close(self) -> None:
-        """Give the connections back."""
-        while self._free:
-            conn = self._free.pop()
-            await conn.close()
+        """Give the connection back."""
+        conn, self._free = self._free, None
+        if conn is not None:
             await self._pool.putconn(conn)
 
 

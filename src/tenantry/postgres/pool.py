@@ -19,7 +19,7 @@ _BELIEVED_SECONDS = 0.1  # no server restarts in less
 class PooledConnection(AsyncConnection[Any]):
     """A connection that remembers when it was last used; the server may have been restarted since."""
 
-    idle_since = math.inf
+    idle_since = -math.inf
 
 
 Pool = AsyncConnectionPool[PooledConnection]
@@ -70,6 +70,7 @@ async def purge(pool: Pool, conn: PooledConnection) -> bool:
 
 async def _configure(conn: PooledConnection) -> None:
     await conn.execute(NO_PARAMETERS)
+    conn.idle_since = time.monotonic()  # it may be some time until it is used first
 
 
 async def _check(conn: PooledConnection) -> None:

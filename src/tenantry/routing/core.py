@@ -98,11 +98,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The way of one tenant's transactions: where to, and with what a connection is bound to the tenant."""
+    """The way of one tenant's transactions: where to, and with what a connection is bound to the tenant.
+
+    Args:
+        code: of the tenant, as it stands in the token.
+        schema: where its tables are.
+        home: the same, if it is the tenant's own in a database that it shares.
+    """
 
     tenant: Tenant
     mode: Mode
     target: Target
+    code: str
+    schema: str
+    home: str | None
     key: ActiveKey
     mint: Mint = field(repr=False)
     guard: Guard = field(repr=False)
@@ -113,17 +122,9 @@ class Route:
     parameters: Mapping[str, str] | None = None
     """Of sessions: those that travel with the binding."""
 
-    @property
-    def home(self) -> str | None:
-        """The tenant's schema, if it has one of its own in a database that it shares."""
-        placement = self.tenant.placement
-        own = placement is not None and placement.isolation is Isolation.SCHEMA
-        return placement.schema if placement is not None and own else None
-
     def bind(self, conn: BoundConnectionMixin) -> None:
         """Let a connection's next transactions be the tenant's."""
-        home = admitted(self.tenant).schema
-        conn.bind_to(self.mint, self.guard, self.tenant.code, home, self.floor, self.ended, self.parameters)
+        conn.bind_to(self.mint, self.guard, self.code, self.schema, self.floor, self.ended, self.parameters)
 
 
 class RouterCore:
@@ -229,8 +230,20 @@ class RouterCore:
     def _route(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Route:
         target = self.target(tenant, fleet)
         mint = self.mint(tenant, target, mode, fleet)
-        teller, parameters = self._teller(tenant, mode, fleet), self.bound_parameters()
-        return Route(tenant, mode, target, fleet.signing_key(), mint, guard(tenant), teller, parameters=parameters)
+        placement = admitted(tenant)
+        return Route(
+            tenant,
+            mode,
+            target,
+            code=tenant.code,
+            schema=placement.schema,
+            home=placement.schema if placement.isolation is Isolation.SCHEMA else None,
+            key=fleet.signing_key(),
+            mint=mint,
+            guard=guard(tenant),
+            ended=self._teller(tenant, mode, fleet),
+            parameters=self.bound_parameters(),
+        )
 
     def _teller(self, tenant: Tenant, mode: Mode, fleet: FleetView) -> Ended | None:
         """What learns from a commit on the primary what reads from replicas need to know; None: there are none."""
@@ -315,6 +328,8 @@ class RouterCore:
             CrossedTenants: a tenant is given inside the scope of another.
         """
         current = current_scope()
+        if tenant is None and mode is None and current is not None:
+            return current
         if tenant is None:
             tenant = current_tenant()
         elif current is not None and current.tenant.id != tenant.id:
@@ -446,7 +461,7 @@ def admitted(tenant: Tenant) -> Placement:
 
 def guard(tenant: Tenant) -> Guard:
     """What refuses a statement of this tenant's connection in the scope of another tenant, and in another process."""
-    pid = os.getpid()
+    pid, own = os.getpid(), tenant.id
 
     def check() -> None:
         if os.getpid() != pid:
@@ -455,7 +470,7 @@ def guard(tenant: Tenant) -> Guard:
                 hint="fork outside of transactions; the child then opens its own connections",
             )
         scope = current_scope()
-        if scope is not None and scope.tenant.id != tenant.id:
+        if scope is not None and scope.tenant is not tenant and scope.tenant.id != own:
             raise CrossedTenants("a connection of one tenant was used in the scope of another")
 
     return check

@@ -40,6 +40,9 @@ class Key:
     target: Target
     owner: object = None
 
+    def __hash__(self) -> int:
+        return hash(self.target.dsn)
+
 
 @dataclass(slots=True, eq=False)
 class Place:

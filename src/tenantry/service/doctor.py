@@ -16,7 +16,7 @@ from tenantry.placements.space import Space
 from tenantry.postgres import migrate, sqlfile
 from tenantry.postgres.connect import connect, shown_dsn
 from tenantry.postgres.versions import shown_version
-from tenantry.service.check import Check, Status, attempt, failed, failure, ok, skipped, warning
+from tenantry.service.check import Check, Status, attempt, counted, failed, failure, ok, skipped, warning
 from tenantry.service.control import Control
 from tenantry.service.doctor_shards import check_shard, check_version
 from tenantry.service.house import behind, missing_homes
@@ -195,11 +195,15 @@ def _listed(operations: Sequence[Mapping[str, Any]]) -> str:
 
 
 async def _warm_pools(control: Control, name: str) -> Iterable[Check]:
+    found = []
     missing = {place: count for place, count in (await missing_homes(control)).items() if count}
-    if not missing:
-        return [ok(name, "full")]
-    what = ", ".join(f"{count} of {level} on {shard}" for (shard, level), count in missing.items())
-    return [warning(name, f"missing: {what}", "run 'tenantry refill', or keep 'tenantry worker' running")]
+    if missing:
+        what = ", ".join(f"{count} of {level} on {shard}" for (shard, level), count in missing.items())
+        found.append(warning(name, f"missing: {what}", "run 'tenantry refill', or keep 'tenantry worker' running"))
+    if overdue := (await control.store.fetch("overdue", (_OVERDUE,)))[0]["overdue"]:
+        what = f"{counted(overdue, 'home')} still in reserve for processes that have gone: no worker runs"
+        found.append(warning(name, what, "keep 'tenantry worker' running as a service"))
+    return found or [ok(name, "full")]
 
 
 async def _template(control: Control, name: str) -> Iterable[Check]:

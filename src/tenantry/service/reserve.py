@@ -65,10 +65,10 @@ async def give(
         try:
             return await _give(control, tenants, homes, chosen=isolation is not None)
         except psycopg.errors.UniqueViolation as error:
+            if error.diag.constraint_name != "tenants_slug":
+                return None  # somebody has chosen a key that was in reserve: a worker clears its home away
             control.reserve.put_back(wish, homes)
-            if error.diag.constraint_name == "tenants_slug":
-                raise taken(error) from None
-            return None
+            raise taken(error) from None
         except psycopg.DatabaseError as error:
             control.reserve.put_back(wish, homes)
             if error.sqlstate != _LOST:

@@ -19,7 +19,7 @@ from tenantry.integrations.sqlalchemy.dialect import RoutedDialect, RoutedExecut
 from tenantry.integrations.sqlalchemy.pool import AsyncRoutedPool, Record, going, learned
 from tenantry.perimeter.asyncpg import AsyncpgConnection, HomeCache, is_local
 from tenantry.routing.asyncpg import connect_asyncpg, drop_asyncpg, merge_settings
-from tenantry.routing.core import Route, admitted
+from tenantry.routing.core import Route
 from tenantry.settings import Settings
 
 DRIVER = "tenantry_asyncpg"
@@ -53,7 +53,7 @@ class AsyncpgDialect(RoutedDialect, PGDialect_asyncpg):
         """
         route = going()
         settings = merge_settings(options.pop("server_settings", None) or {}, learned())
-        home = admitted(route.tenant).schema
+        home = route.schema
         sent: dict[str, Any] = {"server_settings": settings, "parameters": route.parameters}
         connect = partial(connect_asyncpg, route.target, home=home, **sent)
         adapted = self.loaded_dbapi.connect(async_creator_fn=connect, **options)
@@ -107,8 +107,7 @@ class AsyncpgRoutedPool(AsyncRoutedPool):
         setattr(record.dbapi_connection, name, value)
 
     def _bind_to(self, driver: AsyncpgConnection, route: Route) -> None:
-        home = admitted(route.tenant).schema
-        driver.bind_to(route.mint, route.guard, route.tenant.code, home, route.floor, route.ended)
+        driver.bind_to(route.mint, route.guard, route.code, route.schema, route.floor, route.ended)
 
     def _close(self, driver: AsyncpgConnection) -> None:
         drop_asyncpg(driver)

@@ -35,6 +35,10 @@ from tenantry.model import TenantKey
 PARAMETER = "tenantry_tenant"
 """The name of the parameter in the predicate."""
 
+LITERAL = "tenantry_tenant_literal"
+"""The same for partitioned tables, where the key itself stands in the statement: for a parameter PostgreSQL would plan
+the statement anew each time, since it takes a plan for any tenant to read all partitions."""
+
 _OWNER = "tenantry.owner"
 
 _predicates: WeakKeyDictionary[registry, TenantPredicate] = WeakKeyDictionary()
@@ -94,7 +98,13 @@ class _Criterion(LoaderCriteriaOption):
     def __init__(self, mapper: Mapper[Any], attribute: str) -> None:
         kind = mapper.columns[attribute].type
         self._attribute = attribute
-        self._value = bindparam(PARAMETER, callable_=lambda: _as_mapped(kind, current_tenant().key), type_=kind)
+        parted = _is_partitioned(mapper)
+        self._value = bindparam(
+            LITERAL if parted else PARAMETER,
+            callable_=lambda: _as_mapped(kind, current_tenant().key),
+            type_=kind,
+            literal_execute=parted,
+        )
         super().__init__(mapper, getattr(mapper.class_, attribute) == self._value, include_aliases=True)
 
     def _resolve_where_criteria(self, ext_info: Any) -> ColumnElement[bool]:
@@ -106,6 +116,11 @@ def _criterion(mapper: Mapper[Any], column: str) -> _Criterion | None:
     attribute = tenant_attribute(mapper, column)
     inherited = mapper.inherits is not None and tenant_attribute(mapper.inherits, column) is not None
     return None if attribute is None or inherited else _Criterion(mapper, attribute)
+
+
+def _is_partitioned(mapper: Mapper[Any]) -> bool:
+    options: Any = getattr(mapper.local_table, "dialect_options", None)
+    return options is not None and options["postgresql"].get("partition_by") is not None
 
 
 def _as_mapped(kind: Any, key: TenantKey) -> TenantKey:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -207,7 +207,8 @@ class RoutedPool(Pool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         assert isinstance(record, Record)
-        place, driver = record.place, cast(Any, record.driver_connection)
+        place: Place | None = record.place
+        driver: Any = record.driver_connection
         if driver is not None:
             driver.unbind()
         record.route = None
@@ -226,9 +227,9 @@ class RoutedPool(Pool):
             connection.invalidate(exception)
 
     def _bind(self, proxied: PoolProxiedConnection, route: Route) -> None:
-        fairy = cast("_ConnectionFairy", proxied)
+        fairy: Any = proxied
         try:
-            record = cast(Record, fairy._connection_record)
+            record: Record = fairy._connection_record
             if not record.info.setdefault(_SEEN, False):
                 self._learn(fairy, record, route)
             driver: Any = fairy.driver_connection
@@ -286,7 +287,7 @@ class RoutedPool(Pool):
         place.item, record.place = record, place
 
     def _connected(self, record: Record) -> None:
-        if record.place is not None:
+        if record.place is not None and record.place.pending:
             self.router.pools.ledger.connected(record.place)
 
     def _drop(self, record: Record) -> None:
