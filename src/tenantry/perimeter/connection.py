@@ -349,7 +349,7 @@ class BoundConnectionMixin(_Base):
             arguments = [*arguments, *map(str.encode, pair)]
         if self._floor is None:
             return statement, arguments
-        return on_replica(statement, len(arguments) + 1), arguments + self._floor.arguments
+        return (statement and on_replica(statement, len(arguments) + 1)), arguments + self._floor.arguments
 
     def _note_prepared(self, name: bytes | None, done: list[Any]) -> None:
         if len(done) <= _OPENNESS or done[_OPENNESS].status == _FATAL:

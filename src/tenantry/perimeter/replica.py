@@ -76,7 +76,7 @@ def end_and_tell(conn: Any, command: bytes, plain: PQGen[Any], ended: Ended) -> 
         command: ``COMMIT`` or ``ROLLBACK``.
         plain: its own way to do it, for where that can't be done.
     """
-    pgconn, results, asked = conn.pgconn, list[Any](), time.monotonic()
+    pgconn, asked = conn.pgconn, time.monotonic()
     log: Log | None = None
     if conn._pipeline is not None or pgconn.transaction_status != pq.TransactionStatus.INTRANS:
         try:
@@ -84,19 +84,11 @@ def end_and_tell(conn: Any, command: bytes, plain: PQGen[Any], ended: Ended) -> 
         finally:
             ended(asked, None, command == b"COMMIT")
     conn._check_connection_ok()
-    pgconn.enter_pipeline_mode()
     try:
-        pgconn.send_query_params(command, None)
-        pgconn.send_query_params(WHERE_WAL_IS, None)
-        pgconn.pipeline_sync()
-        yield from generators.send(pgconn)
-        yield from read_to_sync(pgconn, results, what="ended")
-        pgconn.exit_pipeline_mode()
+        pgconn.send_query(command + b";" + WHERE_WAL_IS)
+        results = yield from generators.execute(pgconn)
         if len(results) == 2 and results[1].status != _FATAL:
             log = results[1].get_value(0, 0).decode(), results[1].get_value(0, 1).decode()
-    except BaseException:
-        pgconn.finish()
-        raise
     finally:
         ended(asked, log, command == b"COMMIT")
     if results[0].status == _FATAL:
@@ -104,18 +96,14 @@ def end_and_tell(conn: Any, command: bytes, plain: PQGen[Any], ended: Ended) -> 
     return results[0]
 
 
-def read_to_sync(pgconn: Any, results: list[Any], *, what: str = "began") -> PQGen[None]:
-    """Read the results up to the synchronisation point, or up to the first one that failed.
-
-    Args:
-        what: what the transaction did, for a message.
-    """
+def read_to_sync(pgconn: Any, results: list[Any]) -> PQGen[None]:
+    """Read the results up to the synchronisation point, or up to the first one that failed."""
     while True:
         try:
             # Most of them have come with the first one; to wait for each costs more than to take it.
             result = (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
             if result is None and pgconn.status != pq.ConnStatus.OK:
-                raise psycopg.OperationalError(f"the connection was lost while the transaction {what}")
+                raise psycopg.OperationalError("the connection was lost while the transaction began")
         except psycopg.OperationalError:
             if results and results[-1].status == _FATAL:  # the server has said why
                 raise psycopg.errors.error_from_result(results[-1], encoding=pgconn._encoding) from None

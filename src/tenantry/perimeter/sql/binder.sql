@@ -239,24 +239,27 @@ END $$;
 -- caught_up_v1 --
 -- On a replica, before the binding: whether it has replayed what the transaction must see; if not, after how many
 -- milliseconds it still has not. A snapshot that lasts longer than a statement was taken before this could look.
+-- No SET clause, which would cost as much as all the rest: so every name and operator here is qualified.
 CREATE OR REPLACE FUNCTION tenantry.caught_up_v1(lsn pg_lsn, patience integer) RETURNS boolean
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
 DECLARE
-  until timestamptz := clock_timestamp() + patience * interval '1 millisecond';
-  pause float8 := 0.0005;
+  until pg_catalog.timestamptz;
+  pause pg_catalog.float8 := 0.0005;
 BEGIN
-  IF NOT pg_is_in_recovery() THEN
+  IF NOT pg_catalog.pg_is_in_recovery() THEN
     RAISE EXCEPTION USING ERRCODE = 'TN005', MESSAGE = 'tenantry: the server is no replica (any more)';
   END IF;
-  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+  IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
     RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = 'tenantry: a replica is read statement by statement only';
   END IF;
-  WHILE pg_last_wal_replay_lsn() < lsn LOOP
-    IF clock_timestamp() >= until THEN
+  WHILE pg_catalog.pg_last_wal_replay_lsn() OPERATOR(pg_catalog.<) lsn LOOP
+    until := coalesce(until, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
+                             pg_catalog.make_interval(secs => patience OPERATOR(pg_catalog./) 1000.0::pg_catalog.float8));
+    IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) until THEN
       RAISE EXCEPTION USING ERRCODE = 'TN004', MESSAGE = 'tenantry: the replica has not replayed what is to be read';
     END IF;
-    PERFORM pg_sleep(pause);
-    pause := least(pause * 2, 0.02);
+    PERFORM pg_catalog.pg_sleep(pause);
+    pause := least(pause OPERATOR(pg_catalog.*) 2::pg_catalog.float8, 0.02::pg_catalog.float8);
   END LOOP;
   RETURN true;
 END $$;
