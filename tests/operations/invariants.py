@@ -118,15 +118,7 @@ def _database(
         name,
     )
     expected = {_code(row["key"], key_type): {**row, "state": RESIDENT_STATES[row["state"]]} for row in tenants}
-    own = {
-        _code(row["key"], key_type): row["database"]
-        for row in _rows(
-            conn,
-            "SELECT t.key, s.database FROM tenants t JOIN placements p ON p.tenant = t.id"
-            " JOIN spaces s ON s.id = p.space WHERE s.shard = %s AND s.isolation = 'database'",
-            shard,
-        )
-    }
+    own = _in_databases_of_their_own(conn, shard, key_type)
     standing = {
         row.pop("code"): row
         for row in _rows(database, "SELECT code, state, plan, epoch, schema FROM tenantry.residents")
@@ -151,6 +143,30 @@ def _database(
         for what in ("state", "plan", "epoch", "schema"):
             if expected[code][what] != standing[code][what]:
                 yield f"{code}: {what} is {standing[code][what]}, should be {expected[code][what]}"
+    yield from _traces(database)
+    yield from _knowledge(conn, database)
+    yield from _schemas(database, {space["schema"] for space in spaces})
+    for space in spaces:
+        keys = {row["key"] for row in tenants if row["schema"] == space["schema"]}
+        for table, key in _foreign_rows(database, space["schema"], column, keys):
+            yield f"{space['schema']}.{table} has rows of {key}, who does not live there"
+
+
+def _in_databases_of_their_own(conn: psycopg.Connection[Row], shard: str, key_type: str) -> dict[str, str]:
+    """Codes of tenants, and their databases."""
+    return {
+        _code(row["key"], key_type): row["database"]
+        for row in _rows(
+            conn,
+            "SELECT t.key, s.database FROM tenants t JOIN placements p ON p.tenant = t.id"
+            " JOIN spaces s ON s.id = p.space WHERE s.shard = %s AND s.isolation = 'database'",
+            shard,
+        )
+    }
+
+
+def _traces(database: psycopg.Connection[Row]) -> Iterable[str]:
+    """What moves leave behind."""
     for row in _rows(database, "SELECT code FROM tenantry.residents WHERE gate IS NOT NULL"):
         yield f"the door of {row['code']} was left half closed"
     for row in _rows(database, "SELECT name FROM tenantry.streams"):
@@ -161,12 +177,6 @@ def _database(
         database, "SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND NOT temporary"
     ):
         yield f"the slot {row['slot_name']} is left"
-    yield from _knowledge(conn, database)
-    yield from _schemas(database, {space["schema"] for space in spaces})
-    for space in spaces:
-        keys = {row["key"] for row in tenants if row["schema"] == space["schema"]}
-        for table, key in _foreign_rows(database, space["schema"], column, keys):
-            yield f"{space['schema']}.{table} has rows of {key}, who does not live there"
 
 
 def _code(key: str, key_type: str) -> str:
