@@ -25,6 +25,8 @@ from tests.soak.machine import CONNECTIONS, Ground, Soak
 OPERATIONS = int(os.environ.get("TENANTRY_SOAK", "4000"))
 SEED = int(os.environ.get("TENANTRY_SOAK_SEED") or random.SystemRandom().randrange(2**32))
 STEPS = 60
+PATIENCE = 0.02
+"""How long to wait for a connection of an exhausted pool, seconds."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -33,7 +35,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 def soaked(make_house: MakeHouse) -> House:
     """A house whose application has two connections for all its tenants."""
     made = make_house(pool_size=CONNECTIONS, pool_budget=CONNECTIONS)
-    made.settings = made.settings.model_copy(update={"connect_seconds": 0.02})
     for slug in ("alpha", "bravo", "charlie"):
         made.tenants[slug] = made.create(slug, isolation="pooled")
     return made
@@ -47,6 +48,7 @@ def ground(soaked: House) -> Iterator[Ground]:
     thread.start()
     async_router = AsyncRouter(soaked.settings)
     with Router(soaked.settings) as router, psycopg.connect(soaked.servers[0].dsn(), autocommit=True) as admin:
+        router.pools.seconds = async_router.pools.seconds = PATIENCE
         engine = create_engine(router)
         yield Ground(soaked, router, engine, async_router, loop, admin, tuple(soaked.tenants.values()))
         engine.dispose()
