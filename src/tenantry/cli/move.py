@@ -32,7 +32,7 @@ def move(
     ] = moves.GRACE_SECONDS,
     as_json: Json = False,
 ) -> None:
-    """Move a tenant that may be working to another isolation level or shard.
+    """Move a tenant to another level or shard while it works.
 
     Its requests go on: for a moment they wait, and none fails. Until the grace period ends, 'tenantry op undo' brings
     the tenant back with what it has written since; a worker then clears the old place.
