@@ -47,6 +47,7 @@ def fleet(make_house: MakeHouse) -> House:
 
     async def fill() -> None:
         async with made.control() as control:
+            await tenants.create(control, "first")
             for name in ("business", "enterprise"):
                 await plans.change(control, name, warm=2)
             await houses.refill(control)

@@ -108,3 +108,6 @@ RETURNING id, shard, database, schema, isolation, state, template
 SELECT s.name, (SELECT count(*) FROM spaces x LEFT JOIN placements p ON p.space = x.id
                  WHERE x.shard = s.name AND (x.state = 'building' OR p.tenant IS NOT NULL)) AS count
   FROM shards s WHERE s.name = ANY (%s) ORDER BY s.name
+
+-- draws_keys --
+SELECT is_called AS draws FROM tenant_keys

@@ -224,12 +224,19 @@ async def _build(control: Control, shard: str, level: Isolation, count: int) -> 
             return 0
         spaces = await new_spaces(control.estate, conn, [shard] * count, level)
         args: dict[str, Any] = {"spaces": [space.id for space in spaces]}
-        if level is Isolation.DATABASE and key_type is not KeyType.TEXT:
+        if level is Isolation.DATABASE and await _draws_keys(conn, key_type):
             keys = [row["key"] for row in await fetch(conn, "new_keys", (key_type, count))]
             args |= {"keys": keys, "plan": plan}
         operation = await control.engine.start(conn, "refill", args, [], control.actor)
     await control.engine.run(operation)
     return count
+
+
+async def _draws_keys(conn: AsyncConnection[Any], key_type: KeyType) -> bool:
+    """Whether tenants get keys that we draw. Whoever has only brought numbers of its own would find one taken."""
+    if key_type is KeyType.BIGINT:
+        return bool((await fetch(conn, "draws_keys"))[0]["draws"])
+    return key_type is KeyType.UUID
 
 
 def _pool(control: Control, shard: str, level: Isolation) -> tuple[str, Isolation, str]:
