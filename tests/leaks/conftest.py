@@ -111,9 +111,11 @@ def confession() -> Iterator[Confession]:
 
         patch.setattr(Signer, "mint", noted)
         handler = Everything(told.lines)
-        levels = {name: logging.getLogger(name).level for name in (None, "psycopg", "psycopg.pool", "tenantry")}
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.DEBUG)
+        loggers = [logging.getLogger(name) for name in (None, "psycopg", "psycopg.pool", "tenantry")]
+        before = [(logger, logger.level, logger.propagate) for logger in loggers]  # commands make them quiet
+        for logger in loggers:
+            logger.setLevel(logging.DEBUG)
+            logger.propagate = True
         logging.getLogger().addHandler(handler)
         try:
             made = asyncio.run(live(told))
@@ -122,8 +124,9 @@ def confession() -> Iterator[Confession]:
             asyncio.run(work_with_others(told, made))
         finally:
             logging.getLogger().removeHandler(handler)
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+            for logger, level, propagates in before:
+                logger.setLevel(level)
+                logger.propagate = propagates
         yield told
 
 
