@@ -125,6 +125,29 @@ async def test_a_tenant_comes_back_with_what_it_has_written_since(
     assert await place(control, ledger) == (to, where, 4)
 
 
+@pytest.mark.parametrize("to", ["schema", "database"])
+async def test_a_tenant_comes_back_if_it_does_not_settle_even_without_a_grace_period(
+    town: House, control: Control, to: str
+) -> None:
+    ledger = Ledger(town, await a_tenant(control, "pooled"))
+
+    class Fail:
+        @hookimpl
+        def operation_moment(self, step: str, moment: str) -> None:
+            if (step, moment) == ("settle", "acted"):
+                raise InvalidInput("told to fail")
+
+    control.engine.hooks.register(Fail())
+    with ledger.writing():
+        await asyncio.to_thread(ledger.grow)
+        with pytest.raises(InvalidInput, match="told to fail"):
+            await moves.move(control, ledger.tenant.slug, to=to, grace=0)
+        await asyncio.to_thread(ledger.grow)
+    ledger.check()
+    assert await place(control, ledger) == ("pooled", "main", 3)
+    await nothing_left(control, town)
+
+
 async def test_a_suspended_tenant_moves_and_stays_suspended(town: House, control: Control) -> None:
     tenant = await a_tenant(control, "pooled")
     await tenants.suspend(control, tenant.slug)

@@ -256,7 +256,7 @@ async def _switch(work: Work) -> None:
         if not ends.is_one_database:
             await admit(work.estate, [ends.target], "arriving")
         async with _patience(work):
-            shape = await back.prepare() if work.args["grace"] else None
+            shape = await back.prepare()
         await _leave(work, ends, there, back, shape)
     await _let_in(work, ends)
 
@@ -401,16 +401,15 @@ async def _put_back(work: Work, conn: Conn) -> None:
 async def _settle(work: Work) -> None:
     """Compare once more, now that the tenant writes at its new place and the old one follows."""
     await (await _there(work)).end()
-    if work.args["grace"]:
-        async with _patience(work), (await _back(work)).following() as following:
-            await following.verify()
+    async with _patience(work), (await _back(work)).following() as following:
+        await following.verify()
 
 
 async def _grace(work: Work) -> None:
     """The old place follows the new one, so that the way back is short and the log does not pile up."""
     until = datetime.fromisoformat(work.outputs["switch"]["until"])
     now: datetime = (await work.store.fetch("now"))[0]["now"]
-    if not work.args["grace"] or now >= until:
+    if now >= until:
         return
     async with (await _back(work)).following() as following:
         await _come_near(following)
