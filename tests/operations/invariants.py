@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from tenantry.postgres.connect import merge_dsn
 from tests.fixtures.house import House
 
 Row = dict[str, Any]
+
+_END_SECONDS = 5.0
 
 RESIDENT_STATES = {"active": "open", "suspended": "suspended", "deleting": "suspended"}
 
@@ -87,9 +90,7 @@ def _shard(conn: psycopg.Connection[Row], shard: Row) -> Iterable[str]:
     spaces = _rows(conn, "SELECT * FROM spaces WHERE shard = %s", shard["name"])
     with shard_database(shard["admin_dsn"]) as server:
         there = {row["datname"]: row for row in _rows(server, "SELECT datname, datallowconn FROM pg_database")}
-        names = _rows(
-            server, "SELECT application_name FROM pg_stat_activity WHERE application_name ~ '^tenantry [0-9a-f]{12} '"
-        )
+        names = _sessions(server)
     if names:
         yield f"sessions are left: {[row['application_name'] for row in names]}"
     if there.get(TEMPLATE_DATABASE, {"datallowconn": True})["datallowconn"]:
@@ -103,6 +104,15 @@ def _shard(conn: psycopg.Connection[Row], shard: Row) -> Iterable[str]:
         with shard_database(shard["admin_dsn"], name) as database:
             inside = [space for space in spaces if space["database"] == name]
             yield from (f"{name}: {what}" for what in _database(conn, database, shard["name"], inside))
+
+
+def _sessions(server: psycopg.Connection[Row]) -> list[Row]:
+    """Sessions of control planes. Those whose client has just gone take a moment to end."""
+    query = "SELECT pid, application_name FROM pg_stat_activity WHERE application_name ~ '^tenantry [0-9a-f]{12} '"
+    until = time.monotonic() + _END_SECONDS
+    while (names := _rows(server, query)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return names
 
 
 def _database(
